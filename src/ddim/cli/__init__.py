@@ -1,0 +1,53 @@
+"""The `ddim` command. Commands import what they need when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import ddim
+from ddim.cli import demo, look, sample, train
+
+app = typer.Typer(
+    name="ddim",
+    help="Few-step diffusion sampling: train, sample, look.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("plan")(look.plan)
+app.command("info")(look.info)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(ddim.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Few-step diffusion sampling: train, sample, look. DDIM_TRACEBACK=1 shows where an error
+    arose.
+    """
+
+
+def main() -> None:
+    """Run the command. Bad input is one sentence on stderr and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("DDIM_TRACEBACK"):
+            raise
+        print(f"ddim: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""What the commands share: progress on stderr, the device, seeds, and a look at the output before
+long work.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from ddim.process import Denoiser, Level, Prediction
+
+
+def progress() -> Progress:
+    """A bar on stderr; nothing where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def counted(denoiser: Denoiser, bar: Progress, task: object) -> Denoiser:
+    """The denoiser, moving a bar by one at every call."""
+
+    def count(x: torch.Tensor, level: Level) -> Prediction:
+        answer = denoiser(x, level)
+        bar.advance(task)  # type: ignore[arg-type]
+        return answer
+
+    return count
+
+
+def device(name: str) -> str:
+    """The device that a name asks for; auto is CUDA, then MPS, then the CPU."""
+    import torch
+
+    have = {
+        "cpu": True,
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available(),
+    }
+    if name == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
+    if not have.get(name.split(":", maxsplit=1)[0], False):
+        raise ValueError(
+            f"device={name!r} is not here; "
+            f"choose auto or one of {', '.join(k for k, v in have.items() if v)}"
+        )
+    return name
+
+
+def integers(text: str) -> list[int]:
+    """The numbers of a list such as 0-15,20."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if (
+            not first.isdecimal()
+            or not (last or first).isdecimal()
+            or int(last or first) < int(first)
+        ):
+            raise ValueError(
+                f"{text!r} is not a list of seeds; write numbers and ranges such as 0-15,20"
+            )
+        chosen.extend(range(int(first), int(last or first) + 1))
+    return chosen
+
+
+def writable(folder: Path) -> None:
+    """Raise OSError now if a file could not be written into the folder later; makes no folder."""
+    above = folder.absolute()
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OSError(
+            f"cannot write to {folder}: {above} is not a folder that you may write to; "
+            "choose another output"
+        )

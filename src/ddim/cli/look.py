@@ -1,0 +1,90 @@
+"""ddim plan and ddim info: what a run would visit, and what a model folder holds."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    steps: Annotated[int, typer.Option(help="Intervals, 1 to T.")] = 20,
+    spacing: Annotated[
+        str, typer.Option(help="trailing, leading, uniform, quadratic, log_snr or rho.")
+    ] = "trailing",
+    schedule: Annotated[
+        str, typer.Option(help="linear, scaled_linear, cosine, rectified_flow; linear:T=4000.")
+    ] = "linear",
+    model: Annotated[
+        Path | None, typer.Option(help="Take the schedule of this model's folder instead.")
+    ] = None,
+    times: Annotated[
+        str, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
+    ] = "",
+    eta: Annotated[float, typer.Option(help="The η of the column σ(η).")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Print the levels a sampler visits: t, α, signal, noise, and the σ(η) of the step that leads
+    there.
+    """
+    import ddim
+    from ddim import schedules, spec
+    from ddim.solvers.ddim import largest_eta, sigma
+
+    table = ddim.load(model).schedule if model else spec.choose(schedule, schedules.SCHEDULES)
+    levels = ddim.plan(table, [float(t) for t in times.split(",")] if times else steps, spacing)
+    most = largest_eta(levels)
+    if not 0 <= eta <= most:
+        raise ValueError(f"eta={eta:g} is not admissible on this plan; choose 0 to {most:.6g}")
+    sigmas = [None, *(sigma(t, s, eta) for t, s in pairwise(levels))]
+    rows = [
+        {
+            "t": level.t,
+            "alpha": level.signal**2,
+            "signal": level.signal,
+            "noise": level.noise,
+            "sigma": value,
+        }
+        for level, value in zip(levels, sigmas, strict=True)
+    ]
+    if as_json:
+        print(json.dumps({"eta": eta, "levels": rows}))
+        return
+    print(f"{'t':>8} {'α':>12} {'signal':>10} {'noise':>10} {f'σ({eta:g})':>10}")
+    for row in rows:
+        last = "" if row["sigma"] is None else f"{row['sigma']:10.6f}"
+        weights = f"{row['alpha']:12.6g} {row['signal']:10.6f} {row['noise']:10.6f}"
+        print(f"{row['t']:8g} {weights} {last:>10}")
+
+
+def info(
+    model: Annotated[Path, typer.Argument(help="A folder that ddim train or diffusers wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Print what a model folder holds."""
+    from dataclasses import asdict
+
+    import ddim
+
+    opened = ddim.load(model)
+    end = opened.schedule.level(opened.schedule.T)
+    facts = {
+        "network": type(opened.net).__name__,
+        "weights": opened.size,
+        "shape": list(opened.shape),
+        "target": opened.target,
+        "T": opened.schedule.T,
+        "signal_T": end.signal,
+        "noise_T": end.noise,
+        "sampling": asdict(opened.sampling),
+        **opened.notes,
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name:>10}  {text}")

@@ -1,0 +1,68 @@
+"""The only loop: it puts a solver's questions to a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from ddim.noise import Noise, undrawn
+from ddim.plans import Plan, checked
+from ddim.process import Denoiser, Level, Prediction
+from ddim.solvers import DDIM, Solver
+
+
+def sample(
+    denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM(), noise: Noise | None = None
+) -> Tensor:
+    """Carry x from plan[0] to plan[-1].
+
+    x: (B, ...), any float dtype and shape; from N(0, I) at T. The state is float32 or wider; the
+    result has x's dtype.
+    noise: needed only by solvers that draw, such as DDIM(eta=1); ValueError if it is missing then.
+    Differentiates through every step where x or the network asks for gradients; use torch.no_grad()
+    otherwise.
+    """
+    run = trace(denoiser, x, plan, solver, noise)
+    while True:
+        try:
+            next(run)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def trace(
+    denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM(), noise: Noise | None = None
+) -> Generator[tuple[Level, Prediction], Prediction | None, Tensor]:
+    """As `sample`, but yields (level, prediction) at every network call; its return value is the
+    final state.
+
+    For previews, progress and early stops. A Prediction sent back replaces the one yielded: the
+    solver goes on from its x.
+    """
+    state = x.to(torch.promote_types(x.dtype, torch.float32))
+    run = solver(state, checked(plan), noise or undrawn)
+    answer: Prediction | None = None
+    while True:
+        try:
+            asked, level = run.send(answer)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration as end:
+            final: Tensor = end.value
+            return final.to(x.dtype)
+        prediction = denoiser(asked, level)
+        answer = (yield level, prediction) or prediction
+
+
+def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
+    """How often a solver calls the network on a plan; batch matters only to a solver with one eta
+    per image.
+    """
+
+    def blank(x: Tensor, level: Level) -> Prediction:
+        return Prediction(x, x, x)
+
+    def still(like: Tensor, k: int) -> Tensor:
+        return torch.zeros_like(like)
+
+    return sum(1 for _ in trace(blank, torch.zeros(batch, 1), plan, solver, still))

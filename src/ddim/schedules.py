@@ -1,0 +1,234 @@
+"""Noise schedules: two tables over t = 0..T, and the functions that make them."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ddim.process import Level
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The forward process as tables: float64 (T+1,) signal and noise; entry 0 is clean data, 1..T
+    are trained.
+
+    noise/signal rises strictly from 0. noise_T must be near 1, because sampling starts from N(0,
+    I).
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("signal", "noise"):
+            table = torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu").clone()
+            object.__setattr__(self, name, table)
+        _check(self.signal, self.noise)
+
+    @property
+    def T(self) -> int:
+        """The number of trained levels."""
+        return len(self.signal) - 1
+
+    @cached_property
+    def variance_preserving(self) -> bool:
+        """Whether signal² + noise² = 1 everywhere."""
+        return bool((self.signal**2 + self.noise**2 - 1).abs().max() < 1e-9)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """(T+1,) α_t = signal². Raises ValueError if the variance is not preserved."""
+        if not self.variance_preserving:
+            raise ValueError(
+                "alpha_bar needs signal² + noise² = 1; read .signal and .noise of this schedule"
+            )
+        return self.signal**2
+
+    @property
+    def top(self) -> int:
+        """The highest t with some signal left: T, or T − 1 if the terminal signal is 0."""
+        return self.T if self.signal[-1] > 0 else self.T - 1
+
+    @cached_property
+    def log_ratio(self) -> list[float]:
+        """log(noise/signal) at t = 1..top, strictly rising."""
+        return (self.noise[1 : self.top + 1] / self.signal[1 : self.top + 1]).log().tolist()
+
+    def level(self, t: float) -> Level:
+        """The level at t: a table entry at an integer 0..T, between them linear in log-ratio (and
+        log-signal).
+
+        Raises ValueError for t outside 0..T, or fractional outside 1..top, where a log-ratio would
+        be infinite.
+        """
+        if not 0 <= t <= self.T:
+            raise ValueError(f"t={t:g} is outside the schedule; choose 0..{self.T}")
+        if t == int(t):
+            return Level(float(t), float(self.signal[int(t)]), float(self.noise[int(t)]))
+        if not 1 <= t <= self.top:
+            raise ValueError(
+                f"t={t:g} lies between levels without a finite log-ratio; "
+                f"choose 1..{self.top}, or an integer"
+            )
+        below = int(t)
+        share = t - below
+        ratio = math.exp((1 - share) * self.log_ratio[below - 1] + share * self.log_ratio[below])
+        signal = 1 / math.hypot(1, ratio)
+        if not self.variance_preserving:
+            signal = float(self.signal[below] ** (1 - share) * self.signal[below + 1] ** share)
+        return Level(float(t), signal, signal * ratio)
+
+    def levels(self, t: Tensor, like: Tensor) -> Level:
+        """One level per image: t (B,) integers in 0..T; fields (B, 1, ..., 1) with the dtype and
+        device of like (B, ...).
+        """
+        index = t.cpu()
+        if index.is_floating_point() or index.min() < 0 or index.max() > self.T:
+            raise ValueError(f"t={t.tolist()} must be integers in 0..{self.T}")
+        shape = (-1, *[1] * (like.ndim - 1))
+        return Level(
+            *(v.reshape(shape).to(like) for v in (index, self.signal[index], self.noise[index]))
+        )
+
+    def time(self, ratio: float) -> float:
+        """The t in [1, top] of a ratio, inverting `level`. Raises ValueError outside the trained
+        range.
+        """
+        if ratio == math.inf and self.top < self.T:
+            return float(self.T)
+        table = self.log_ratio
+        if not table or not math.exp(table[0]) * (1 - 1e-9) <= ratio <= math.exp(table[-1]) * (
+            1 + 1e-9
+        ):
+            trained = f"{math.exp(table[0]):.4g}..{math.exp(table[-1]):.4g}" if table else "none"
+            raise ValueError(
+                f"noise/signal={ratio:g} is outside the trained levels, {trained}; stay within"
+            )
+        value = min(max(math.log(ratio), table[0]), table[-1])
+        below = max(bisect.bisect_right(table, value, hi=len(table) - 1), 1)
+        if len(table) == 1:
+            return 1.0
+        return below + (value - table[below - 1]) / (table[below] - table[below - 1])
+
+
+def _check(signal: Tensor, noise: Tensor) -> None:
+    if signal.ndim != 1 or signal.shape != noise.shape or len(signal) < 2:
+        raise ValueError(
+            f"signal {tuple(signal.shape)} and noise {tuple(noise.shape)} must be two tables of "
+            "T+1 entries, T >= 1"
+        )
+    if not (torch.isfinite(signal).all() and torch.isfinite(noise).all()):
+        raise ValueError("the tables hold a nan or an infinity; give finite numbers")
+    if noise[0] != 0 or signal[0] <= 0 or signal.min() < 0:
+        raise ValueError(
+            f"signal_0={signal[0]:g}, noise_0={noise[0]:g}, least signal {signal.min():g}; "
+            "level 0 is clean data (noise 0, signal above 0), and no signal is negative"
+        )
+    falls = (noise[1:] * signal[:-1] <= noise[:-1] * signal[1:]).nonzero()
+    if len(falls):
+        t = int(falls[0]) + 1
+        raise ValueError(
+            f"noise/signal does not rise from t={t - 1} to t={t}; "
+            "it must rise strictly, so every beta is above 0"
+        )
+    if abs(noise[-1] - 1) > 0.05:
+        raise ValueError(
+            f"noise_T={noise[-1]:.4g}, but sampling starts from N(0, I); "
+            "it must be within 0.05 of 1: raise the betas or T, or divide both tables by noise_T"
+        )
+
+
+def from_betas(betas: Tensor | Sequence[float]) -> Schedule:
+    """The variance preserving schedule of β_1..β_T in (0, 1]: α_t = Π (1 − β_i)."""
+    beta = torch.as_tensor(betas, dtype=torch.float64)
+    if beta.ndim != 1 or not ((beta > 0) & (beta <= 1)).all():
+        raise ValueError("betas must be a list of T numbers above 0 and at most 1")
+    log_alpha = torch.log1p(-beta).cumsum(0)
+    return _variance_preserving((log_alpha / 2).exp(), (-torch.expm1(log_alpha)).sqrt())
+
+
+def from_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Schedule:
+    """The variance preserving schedule of α_1..α_T (cumulative products, without the leading α_0 =
+    1).
+    """
+    alpha = torch.as_tensor(alpha_bar, dtype=torch.float64)
+    if alpha.ndim != 1 or not ((alpha >= 0) & (alpha < 1)).all():
+        raise ValueError(
+            "alpha_bar must be a list of T numbers in [0, 1), falling, "
+            "without the leading 1 of clean data"
+        )
+    return _variance_preserving(alpha.sqrt(), (1 - alpha).sqrt())
+
+
+def _variance_preserving(signal: Tensor, noise: Tensor) -> Schedule:
+    one = torch.ones(1, dtype=torch.float64)
+    return Schedule(torch.cat([one, signal]), torch.cat([0 * one, noise]))
+
+
+def _levels(T: int) -> int:
+    if T < 1:
+        raise ValueError(f"T={T}; choose at least 1 level")
+    return T
+
+
+def linear(
+    T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+) -> Schedule:
+    """DDPM's schedule: β evenly from 0.1/T to 20/T (1e-4 to 0.02 at T = 1000), at most 0.999. Ho et
+    al. 2020.
+
+    The division keeps noise_T the same for every T. Given betas are taken as they are.
+    """
+    start, end = beta_start or 0.1 / _levels(T), beta_end or 20 / T
+    return from_betas(torch.linspace(start, end, T, dtype=torch.float64).clamp(max=0.999))
+
+
+def scaled_linear(
+    T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+) -> Schedule:
+    """Latent diffusion's schedule: √β evenly, β from 0.85/T to 12/T, at most 0.999. Rombach et al.
+    2022.
+    """
+    start, end = beta_start or 0.85 / _levels(T), beta_end or 12 / T
+    return from_betas(
+        (torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2).clamp(max=0.999)
+    )
+
+
+def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
+    """α_t ∝ cos²(π/2 · (t/T + s)/(1 + s)), each β at most 0.999. Nichol and Dhariwal 2021, Eq.
+    17.
+    """
+    u = torch.arange(_levels(T) + 1, dtype=torch.float64) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+def rectified_flow(T: int = 1000) -> Schedule:
+    """signal = 1 − u, noise = u, at u = t/T. Liu et al. 2022. Not variance preserving."""
+    u = torch.arange(_levels(T) + 1, dtype=torch.float64) / T
+    return Schedule(1 - u, u)
+
+
+def zero_terminal(schedule: Schedule) -> Schedule:
+    """The schedule with its signal shifted and scaled so that signal_T = 0 and signal_1 stays. Lin
+    et al. 2023, Alg. 1.
+    """
+    alpha = schedule.alpha_bar[1:]
+    first, last = alpha[0].sqrt(), alpha[-1].sqrt()
+    return from_alpha_bar(((alpha.sqrt() - last) * first / (first - last)) ** 2)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "scaled_linear": scaled_linear,
+    "cosine": cosine,
+    "rectified_flow": rectified_flow,
+}

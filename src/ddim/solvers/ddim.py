@@ -1,0 +1,149 @@
+"""DDIM and DDPM: the family q_σ, Eq. (12)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddim.noise import Noise
+from ddim.plans import Plan
+from ddim.process import Level, Scalar
+from ddim.solvers.base import Run
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Eq. (12): eta = 0 is DDIM, eta = 1 is DDPM, and every σ that keeps the marginals lies in
+    reach.
+
+    eta: the η of Eq. (16), at least 0, or one per image of the batch. Above 1 only while σ² <=
+    noise² of the next level.
+    sigmas: instead of eta, σ itself, one per step.
+    added: "sigma", or "hat" for the paper's σ̂ (with eta = 1): the mean keeps σ(1), the noise added
+    has the larger std σ̂. An inadmissible σ raises ValueError before the network is called.
+    """
+
+    eta: float | tuple[float, ...] = 0.0
+    sigmas: tuple[float, ...] | None = None
+    added: str = "sigma"
+
+    def __post_init__(self) -> None:
+        for eta in self._etas:
+            if not 0 <= eta < math.inf:
+                raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM)")
+        if self.added not in ("sigma", "hat"):
+            raise ValueError(f"added={self.added!r}; choose 'sigma' or 'hat'")
+        if self.added == "hat" and (self.eta != 1 or self.sigmas is not None):
+            raise ValueError(
+                f"added='hat' is defined for eta=1 without sigmas; "
+                f"got eta={self.eta}, sigmas={self.sigmas}"
+            )
+        if self.sigmas is not None and self.eta != 0:
+            raise ValueError(f"eta={self.eta} and sigmas both set σ; give one of them")
+
+    def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
+        """Begin a run; see `Solver`."""
+        steps = zip(pairwise(plan), self._weights(x, plan), strict=True)
+        for k, ((t, s), (kept, std)) in enumerate(steps):
+            p = yield x, t
+            x = s.signal * p.x0 + kept * p.eps  # Eq. (12), kept = √(1 − α_s − σ²)
+            if s.noise and self._draws:
+                x = x + std * noise(x, k)
+        return x
+
+    @property
+    def _draws(self) -> bool:
+        return self.sigmas is not None or any(self._etas)
+
+    @property
+    def _etas(self) -> tuple[float, ...]:
+        return self.eta if isinstance(self.eta, tuple) else (self.eta,)
+
+    def _weights(self, x: Tensor, plan: Plan) -> list[tuple[Scalar, Scalar]]:
+        """(kept, std) of every step: floats, or (B, 1, ..., 1) if each image has its own eta."""
+        steps = list(pairwise(plan))
+        if self.sigmas is not None:
+            given = zip(steps, self._admitted(steps), strict=True)
+            return [(math.sqrt(float(s.noise) ** 2 - std**2), std) for (_, s), std in given]
+        if not self._draws:
+            return [(s.noise, 0.0) for _, s in steps]
+        highest, most = max(self._etas), largest_eta(plan)
+        if highest > most:
+            raise ValueError(
+                f"eta={highest:g} asks for more variance than this plan has; choose 0 to {most:.6g}"
+            )
+        eta: Scalar = torch.tensor(self._etas, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
+        if not isinstance(self.eta, tuple):
+            eta = self.eta
+        elif len(self.eta) != len(x):
+            raise ValueError(
+                f"{len(self.eta)} values of eta for a batch of {len(x)}; "
+                "give one per image, or one number"
+            )
+        weights = [self._step(t, s, eta) for t, s in steps]
+        return [(_like(x, kept), _like(x, std)) for kept, std in weights]
+
+    def _step(self, t: Level, s: Level, eta: Scalar) -> tuple[Scalar, Scalar]:
+        """√(noise² − σ²) without the cancellation that a σ near noise would bring, and the std of
+        what is added.
+        """
+        q = _q(t, s)
+        rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
+        kept = rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))
+        return s.noise * kept, sigma_hat(t, s) if self.added == "hat" else eta * sigma(t, s)
+
+    def _admitted(self, steps: list[tuple[Level, Level]]) -> tuple[float, ...]:
+        sigmas = self.sigmas or ()
+        if len(sigmas) != len(steps):
+            raise ValueError(f"{len(sigmas)} sigmas for {len(steps)} steps; give one per step")
+        for k, (value, (_, s)) in enumerate(zip(sigmas, steps, strict=True)):
+            if not 0 <= value <= float(s.noise):
+                raise ValueError(
+                    f"sigmas[{k}]={value} but the next level has noise {s.noise:.6g}; "
+                    f"choose 0..{s.noise:.6g}"
+                )
+        return sigmas
+
+
+def DDPM() -> DDIM:
+    """The ancestral sampler of Ho et al. 2020 on any sub-sequence: DDIM at eta = 1."""
+    return DDIM(eta=1.0)
+
+
+def _q(t: Level, s: Level) -> float:
+    """ratio_s / ratio_t, safe where t has no signal."""
+    return float(s.noise * t.signal / (s.signal * t.noise))
+
+
+def sigma(t: Level, s: Level, eta: float = 1.0) -> float:
+    """σ(η) of Eq. (16), from t down to s, for any (signal, noise); at η = 1 the std of q(x_s | x_t,
+    x_0).
+    """
+    return eta * float(s.noise) * math.sqrt((1 - _q(t, s)) * (1 + _q(t, s)))
+
+
+def sigma_hat(t: Level, s: Level) -> float:
+    """The paper's σ̂: the std of q(x_t | x_s), √(1 − α_t/α_s) when variance is preserved."""
+    return math.sqrt(max(0.0, float(t.noise**2 - (t.signal / s.signal) ** 2 * s.noise**2)))
+
+
+def largest_eta(plan: Plan) -> float:
+    """The largest eta whose σ keeps the marginals on every step of a falling plan; at least 1, inf
+    for a step into data.
+    """
+    if any(float(s.ratio) > float(t.ratio) for t, s in pairwise(plan)):
+        raise ValueError(
+            "eta > 0 on a rising plan; noise is added on the way down only, so encode with eta=0"
+        )
+    return min(
+        (float(s.noise) / sigma(t, s) for t, s in pairwise(plan) if s.noise), default=math.inf
+    )
+
+
+def _like(x: Tensor, value: Scalar) -> Scalar:
+    """Tensor coefficients are computed in float64 and applied in the dtype of x."""
+    return value.to(x) if isinstance(value, Tensor) else value

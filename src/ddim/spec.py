@@ -1,0 +1,79 @@
+"""Text for the entries of a table: "ddim:eta=0.5" to DDIM(eta=0.5) and back, for commands, recipes
+and manifests.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ddim.solvers import DDPM, SOLVERS, Solver
+
+V = TypeVar("V")
+
+
+def build(text: str) -> Solver:
+    """The solver that name:key=value,key=value describes; a tuple is written a/b/c.
+
+    Raises ValueError naming what is allowed.
+    """
+    return choose(text, SOLVERS)
+
+
+def choose(text: str, table: Mapping[str, Callable[..., V]]) -> V:
+    """As `build`, for any table of names and functions, such as SCHEDULES."""
+    name, _, options = text.partition(":")
+    if name not in table:
+        raise ValueError(f"{name!r} is unknown; choose one of {', '.join(table)}")
+    allowed = list(inspect.signature(table[name]).parameters)
+    chosen: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if key not in allowed or not equals:
+            raise ValueError(
+                f"{text!r}: {name} has no option {option!r}; "
+                f"write {name}:key=value with {_listed(allowed)}"
+            )
+        chosen[key] = _value(value)
+    try:
+        return table[name](**chosen)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: a value has the wrong kind ({error})") from error
+
+
+def describe(solver: Solver) -> str:
+    """The text that `build` reads back: the name, the first option, and every other one that is not
+    at its default.
+    """
+    if solver == DDPM():
+        return "ddpm"
+    name = next(name for name, kind in SOLVERS.items() if kind is type(solver))
+    options = [
+        f"{field.name}={_text(getattr(solver, field.name))}"
+        for i, field in enumerate(fields(solver))  # type: ignore[arg-type]
+        if i == 0 or getattr(solver, field.name) != field.default
+    ]
+    return ":".join(filter(None, [name, ",".join(options)]))
+
+
+def _listed(allowed: list[str]) -> str:
+    return " or ".join(allowed) or "no options at all"
+
+
+def _value(text: str) -> Any:
+    if "/" in text:
+        return tuple(_value(part) for part in text.split("/") if part)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"True": True, "False": False}.get(text, text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(_text, value)) + ("/" if len(value) == 1 else "")
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

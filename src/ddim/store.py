@@ -1,0 +1,297 @@
+"""Models on disk: a diffusers pipeline folder with our ddim.json beside it. Files appear whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ddim import __version__, schedules
+from ddim.model import Model, Sampling
+from ddim.nets import NETS
+from ddim.nets.unet import UNet
+from ddim.schedules import Schedule
+
+PIPELINE = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors")
+PLAIN = ("net/config.json", "net/model.safetensors")
+LAYOUT_VERSION = "0.42.1"  # of diffusers, whose folder layout this is
+
+PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+SPACING_NAMES = {"trailing": "trailing", "leading": "leading", "uniform": "linspace"}
+SCHEDULER_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "set_alpha_to_one": True,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "rescale_betas_zero_snr": False,
+}
+BETA_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
+}
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put content at path in one step: a temporary file beside it, fsync, rename, fsync of the
+    folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON document, indented."""
+    write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError naming the file if it is missing or is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; it must be a JSON object")
+    return content
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a folder looks like a model's."""
+    return (path / "model_index.json").exists() or (path / PLAIN[0]).exists()
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a model's folder, over an older model if one is there.
+
+    A U-Net with an eps, x0 or v target on a variance preserving schedule becomes a pipeline folder
+    that diffusers opens; everything else goes to net/. ddim.json holds the exact tables, the target
+    and the notes.
+    """
+    folder = Path(path)
+    pipeline = (
+        isinstance(model.net, UNet)
+        and model.target in PREDICTION_TYPES
+        and model.schedule.variance_preserving
+        and model.sampling.spacing in SPACING_NAMES
+    )
+    config, weights = PIPELINE if pipeline else PLAIN
+    write(
+        folder / weights,
+        safetensors.torch.save(_contiguous(model.net.state_dict()), {"format": "pt"}),
+    )
+    write_json(folder / config, _net_config(model))
+    write_json(
+        folder / "ddim.json",
+        {
+            "format": 1,
+            "version": __version__,
+            "torch": torch.__version__,
+            "target": model.target,
+            "shape": list(model.shape),
+            "range": [-1, 1],
+            "sampling": asdict(model.sampling),
+            **model.notes,
+            "signal": model.schedule.signal.tolist(),
+            "noise": model.schedule.noise.tolist(),
+        },
+    )
+    if pipeline:
+        write_json(folder / "scheduler/scheduler_config.json", scheduler_config(model))
+        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+        write_json(
+            folder / "model_index.json",
+            {"_class_name": "DDIMPipeline", "_diffusers_version": LAYOUT_VERSION, **parts},
+        )
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Open a folder that `save`, `ddim train` or diffusers wrote: network in eval mode, gradients
+    off.
+
+    Raises FileNotFoundError if there is none, ValueError for anything in it that does not fit.
+    """
+    folder = Path(path)
+    if not holds_model(folder):
+        missing = "does not exist" if not folder.exists() else "holds no model"
+        raise FileNotFoundError(
+            f"{folder} {missing}; give a folder that ddim train or diffusers wrote"
+        )
+    config, weights = PIPELINE if (folder / "model_index.json").exists() else PLAIN
+    net = _net(folder / config)
+    _fill(net, folder / weights)
+    net = net.to(device).eval().requires_grad_(False)
+    if (folder / "ddim.json").exists():
+        return _described(net, folder / "ddim.json")
+    return _foreign(net, folder / "scheduler/scheduler_config.json")
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _net_config(model: Model) -> dict[str, Any]:
+    name = next(name for name, kind in NETS.items() if type(model.net) is kind.network)
+    config: dict[str, Any] = model.net.config.written()  # type: ignore[operator, union-attr]
+    return {**config, "_class_name": name}
+
+
+def _net(path: Path) -> nn.Module:
+    config = read_json(path)
+    name = config.get("_class_name")
+    if name not in NETS:
+        raise ValueError(
+            f"{path}: {name!r} is not a network that ddim has; it has {', '.join(NETS)}"
+        )
+    kind = NETS[name]
+    try:
+        return kind.network(kind.config.read(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _fill(net: nn.Module, path: Path) -> None:
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}); the file is missing or damaged"
+        ) from error
+    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | found.keys()):
+        if own.get(name) != found.get(name):
+            raise ValueError(
+                f"{path}: {name} is {found.get(name, 'missing')}, but config.json asks for "
+                f"{own.get(name, 'no such weight')}; the two files do not belong together"
+            )
+    net.load_state_dict(state)
+
+
+def _described(net: nn.Module, path: Path) -> Model:
+    entries = read_json(path)
+    known = (
+        "format",
+        "version",
+        "torch",
+        "target",
+        "shape",
+        "range",
+        "sampling",
+        "signal",
+        "noise",
+    )
+    try:
+        return Model(
+            net,
+            Schedule(
+                torch.tensor(entries["signal"], dtype=torch.float64),
+                torch.tensor(entries["noise"], dtype=torch.float64),
+            ),
+            entries["target"],
+            tuple(entries["shape"]),
+            Sampling(**entries["sampling"]),
+            {key: value for key, value in entries.items() if key not in known},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not describe a model ({type(error).__name__}: {error})"
+        ) from error
+
+
+def scheduler_config(model: Model) -> dict[str, Any]:
+    """Every field of diffusers' DDIMScheduler for this model."""
+    clip = model.sampling.clip
+    return {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": LAYOUT_VERSION,
+        "num_train_timesteps": model.schedule.T,
+        **_betas(model.schedule),
+        "clip_sample": clip is not None,
+        "clip_sample_range": 1.0 if clip is None else clip,
+        "set_alpha_to_one": model.sampling.final == 0,
+        "steps_offset": 0,
+        "prediction_type": PREDICTION_TYPES[model.target],
+        "thresholding": False,
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 1.0,
+        "timestep_spacing": SPACING_NAMES[model.sampling.spacing],
+        "rescale_betas_zero_snr": False,
+    }
+
+
+def _betas(schedule: Schedule) -> dict[str, Any]:
+    """The named schedule that gives the table, or the betas themselves."""
+    alpha = schedule.alpha_bar
+    betas = 1 - alpha[1:] / alpha[:-1]
+    start, end = (float(f"{beta:.12g}") for beta in (betas[0], betas[-1]))
+    named = {"beta_start": start, "beta_end": end, "trained_betas": None}
+    for name, make in BETA_SCHEDULES.items():
+        if torch.allclose(make(schedule.T, start, end).alpha_bar, alpha, rtol=1e-9, atol=1e-15):
+            return {"beta_schedule": name, **named}
+    return {"beta_schedule": "linear", **named, "trained_betas": betas.tolist()}
+
+
+def _foreign(net: nn.Module, path: Path) -> Model:
+    """A model from the scheduler configuration that diffusers wrote; absent fields have diffusers'
+    defaults.
+    """
+    entries = {**SCHEDULER_DEFAULTS, **read_json(path)}
+    targets = {name: target for target, name in PREDICTION_TYPES.items()}
+    spacings = {name: spacing for spacing, name in SPACING_NAMES.items()}
+    for key, allowed in (
+        ("prediction_type", targets),
+        ("timestep_spacing", spacings),
+        ("beta_schedule", BETA_SCHEDULES),
+    ):
+        if entries[key] not in allowed:
+            raise ValueError(
+                f"{path}: {key}={entries[key]!r} is unknown; known are {', '.join(allowed)}"
+            )
+    make = BETA_SCHEDULES[entries["beta_schedule"]]
+    try:
+        if entries["trained_betas"] is not None:
+            schedule = schedules.from_betas(entries["trained_betas"])
+        else:
+            schedule = make(
+                entries["num_train_timesteps"], entries["beta_start"], entries["beta_end"]
+            )
+        if entries["rescale_betas_zero_snr"]:
+            schedule = schedules.zero_terminal(schedule)
+        sampling = Sampling(
+            spacings[entries["timestep_spacing"]],
+            entries["clip_sample_range"] if entries["clip_sample"] else None,
+            0 if entries["set_alpha_to_one"] else 1,
+        )
+        return Model(net, schedule, targets[entries["prediction_type"]], net.config.shape, sampling)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error

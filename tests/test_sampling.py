@@ -1,0 +1,159 @@
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import ddim
+from ddim import DDIM, DDPM, Prediction, Seeded, calls, sample, trace
+from ddim.solvers import SOLVERS
+from exact import gaussian
+
+LINEAR = ddim.schedules.linear()
+PLAN = ddim.plan(LINEAR, 6)
+SPECS = [*SOLVERS, "ddim:eta=0.5", "ddim:eta=1,added=hat"]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 1, 8), (2, 3, 4, 4), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_shape_is_sampled_element_by_element(spec, shape):
+    noise = Seeded(range(shape[0]))
+    x = noise.start(shape[1:])
+    flat = sample(
+        gaussian(0.1), x.flatten(), PLAN, ddim.build(spec), lambda like, k: noise(x, k).flatten()
+    )
+    whole = sample(gaussian(0.1), x, PLAN, ddim.build(spec), noise)
+    assert whole.shape == shape
+    torch.testing.assert_close(whole.flatten(), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_state_is_float32_or_wider_and_the_result_has_the_dtype_given(spec, dtype):
+    seen = []
+    noise, denoise = Seeded([0, 1]), gaussian(0.1)
+
+    def watch(x, level):
+        seen.append(x.dtype)
+        return denoise(x, level)
+
+    x = noise.start((64,)).to(dtype)
+    end = sample(watch, x, PLAN, ddim.build(spec), noise)
+    assert end.dtype == dtype
+    assert set(seen) == {torch.promote_types(dtype, torch.float32)}
+    exact = sample(denoise, x.double(), PLAN, ddim.build(spec), noise)
+    torch.testing.assert_close(end.double(), exact, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_gradients_reach_the_start_through_every_step(spec):
+    noise = Seeded([0])
+    x = noise.start((4,)).double().requires_grad_()
+
+    def end(x):
+        return sample(gaussian(0.1), x, PLAN, ddim.build(spec), noise)
+
+    assert torch.autograd.gradcheck(end, x)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_an_edited_state_is_where_the_solver_goes_on(spec):
+    """A driver that sets the state at one level: the rest must be the run that starts there."""
+    noise, solver, edited = Seeded([0, 1]), ddim.build(spec), torch.full((2, 3), 0.3).double()
+    denoise = gaussian(0.1)
+
+    def inpaint(x, level):
+        return denoise(edited if level == PLAN[3] else x, level)
+
+    whole = sample(inpaint, noise.start((3,)).double(), PLAN, solver, noise)
+    rest = sample(denoise, edited, PLAN[3:], solver, lambda like, k: noise(like, k + 3))
+    torch.testing.assert_close(whole, rest, rtol=0, atol=1e-12)
+
+
+def test_a_prediction_sent_back_replaces_the_one_yielded():
+    run = trace(gaussian(), torch.ones(1, 2).double(), PLAN)
+    next(run)
+    swapped = Prediction(
+        torch.zeros(1, 2).double(), torch.zeros(1, 2).double(), torch.zeros(1, 2).double()
+    )
+    _, p = run.send(swapped)
+    assert not p.x.any()
+
+
+def test_trace_shows_every_call_and_returns_what_sample_returns():
+    x, shown = torch.linspace(-1, 1, 5).double(), []
+    run = trace(gaussian(0.2), x, PLAN)
+    while True:
+        try:
+            shown.append(next(run))
+        except StopIteration as stop:
+            end = stop.value
+            break
+    assert [level for level, _ in shown] == list(PLAN[:-1])
+    assert torch.equal(shown[0][1].x, x)
+    assert torch.equal(end, sample(gaussian(0.2), x, PLAN))
+
+
+def test_one_eta_per_image_is_each_image_with_its_eta():
+    etas = (0.0, 0.3, 1.0)
+    noise = Seeded(range(3))
+    x = noise.start((2, 4)).double()
+    together = sample(gaussian(0.1), x, PLAN, DDIM(eta=etas), noise)
+    for i, eta in enumerate(etas):
+        alone = sample(gaussian(0.1), x[i : i + 1], PLAN, DDIM(eta=eta), Seeded([i]))
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
+
+
+def test_sigmas_of_eta_are_that_eta():
+    from itertools import pairwise
+
+    from ddim.solvers.ddim import sigma
+
+    noise = Seeded([5])
+    x = noise.start((6,)).double()
+    sigmas = tuple(sigma(t, s, 0.6) for t, s in pairwise(PLAN))
+    by_sigma = sample(gaussian(), x, PLAN, DDIM(sigmas=sigmas), noise)
+    torch.testing.assert_close(
+        by_sigma, sample(gaussian(), x, PLAN, DDIM(eta=0.6), noise), rtol=0, atol=1e-12
+    )
+
+
+def test_deterministic_solvers_draw_nothing_and_others_say_that_they_need_noise():
+    x = torch.ones(2, 3)
+    sample(gaussian(), x, PLAN, DDIM(eta=(0.0, 0.0)))
+    with pytest.raises(ValueError, match=r"pass noise=ddim\.Seeded"):
+        sample(gaussian(), x, PLAN, DDPM())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_calls_counts_the_network_calls(spec):
+    assert calls(ddim.build(spec), PLAN) == 6
+    assert calls(DDIM(eta=(0.1, 0.2)), PLAN, batch=2) == 6
+
+
+def test_a_plan_of_one_level_is_the_identity():
+    x = torch.ones(2, 3)
+    assert torch.equal(sample(gaussian(), x, PLAN[:1]), x)
+
+
+def test_a_plan_that_turns_back_is_refused_before_the_network_is_asked():
+    with pytest.raises(ValueError, match="strictly monotone"):
+        sample(gaussian(), torch.ones(1), (PLAN[0], PLAN[3], PLAN[1]))
+
+
+def test_half_a_plan_goes_half_the_way():
+    x = torch.linspace(-1, 1, 5).double()
+    half = sample(gaussian(0.2), x, PLAN[:4])
+    assert torch.equal(sample(gaussian(0.2), half, PLAN[3:]), sample(gaussian(0.2), x, PLAN))
+
+
+@dataclass(frozen=True)
+class Nothing:
+    def __call__(self, x, plan, noise):
+        return x
+        yield
+
+
+def test_a_solver_may_ask_nothing():
+    assert calls(Nothing(), PLAN) == 0
+    assert math.isclose(sample(gaussian(), torch.ones(1), PLAN, Nothing()).item(), 1)

@@ -1,0 +1,55 @@
+import pytest
+
+from ddim import DDIM, DDPM, build, describe
+from ddim.schedules import SCHEDULES
+from ddim.solvers import SOLVERS
+from ddim.spec import choose
+
+WRITTEN = {
+    "ddim:eta=0": DDIM(),
+    "ddim:eta=0.5": DDIM(eta=0.5),
+    "ddim:eta=1e-07": DDIM(eta=1e-7),
+    "ddpm": DDPM(),
+    "ddim:eta=1,added=hat": DDIM(eta=1, added="hat"),
+    "ddim:eta=0/0.5/1": DDIM(eta=(0.0, 0.5, 1.0)),
+    "ddim:eta=0.25/": DDIM(eta=(0.25,)),
+    "ddim:eta=0,sigmas=0.1/0": DDIM(sigmas=(0.1, 0.0)),
+}
+
+
+@pytest.mark.parametrize(("text", "solver"), WRITTEN.items())
+def test_text_and_solver_are_each_others_image(text, solver):
+    assert describe(solver) == text
+    assert build(text) == solver
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_is_built_by_its_name_and_written_again(name):
+    assert build(describe(build(name))) == build(name)
+
+
+def test_ddpm_is_ddim_at_eta_1():
+    assert build("ddim:eta=1") == DDPM()
+    assert describe(build("ddim:eta=1")) == "ddpm"
+
+
+def test_schedules_are_built_by_the_same_words():
+    assert choose("linear:T=50", SCHEDULES).T == 50
+    assert choose("cosine:s=0.1,T=10", SCHEDULES).T == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("euler", "'euler' is unknown; choose one of ddim, ddpm"),
+        ("ddim:steps=3", "no option 'steps=3'; write ddim:key=value with eta or sigmas or added"),
+        ("ddim:eta", "no option 'eta'"),
+        ("ddpm:eta=1", "no options at all"),
+        ("ddim:eta=lots", "wrong kind"),
+        ("ddim:eta=-1", "eta=-1; choose 0"),
+        ("", "choose one of"),
+    ],
+)
+def test_text_that_names_nothing_is_refused_with_what_is_allowed(text, words):
+    with pytest.raises(ValueError, match=words):
+        build(text)

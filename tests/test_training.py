@@ -1,0 +1,141 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ddim
+from ddim import Training, schedules, train
+from ddim.data import Images
+from ddim.losses import loss, variational_gamma
+from ddim.training import draw, ema, rate
+from tiny import tiny_model
+
+DIGITS = ddim.digits()
+FEW = Images(DIGITS.pixels[:5])
+
+
+@pytest.mark.parametrize("target", ["eps", "x0", "v", "flow"])
+def test_the_loss_is_0_for_a_network_that_knows_and_its_weights_count(target):
+    schedule = schedules.linear(20)
+    x0, eps = torch.randn(2, 6, 3, 2).double()
+    t = torch.tensor([1, 2, 7, 7, 19, 20])
+    level = schedule.levels(t, x0)
+    a, b = ddim.process.row(target, level)
+
+    def knows(x, clock):
+        assert torch.equal(clock, t - 1)
+        torch.testing.assert_close(x, level.signal * x0 + level.noise * eps)
+        return a * x0 + b * eps
+
+    def errs(x, clock):
+        return knows(x, clock) + (clock + 1.0).reshape(-1, 1, 1)
+
+    assert loss(knows, schedule, target, (x0, t, eps)).item() == 0
+    assert loss(errs, schedule, target, (x0, t, eps)).item() == pytest.approx(
+        (t.double() ** 2).mean().item()
+    )
+    gamma = torch.arange(21.0) ** -2.0
+    assert loss(errs, schedule, target, (x0, t, eps), gamma).item() == pytest.approx(1)
+
+
+def test_sigmas_for_gamma_must_be_admissible():
+    with pytest.raises(ValueError, match="20 numbers above 0"):
+        variational_gamma(schedules.linear(20), [0.1] * 19)
+    with pytest.raises(ValueError, match="at most the noise"):
+        variational_gamma(schedules.linear(20), [1.0] * 20)
+
+
+def test_a_batch_is_a_function_of_seed_and_step_and_an_epoch_sees_every_image_once():
+    options = Training(batch_size=3)
+    for step in (0, 7):
+        for one, two in zip(
+            draw(FEW, 1000, options, step), draw(FEW, 1000, options, step), strict=True
+        ):
+            assert torch.equal(one, two)
+    other = draw(FEW, 1000, Training(batch_size=3, seed=1), 0)
+    assert not torch.equal(other[2], draw(FEW, 1000, options, 0)[2])
+    clean = torch.cat([draw(FEW, 1000, options, step)[0] for step in range(10)])
+    images = ddim.data.to_float(FEW.pixels)
+    seen = [int((images - image).flatten(1).abs().sum(1).argmin()) for image in clean]
+    for epoch in range(6):
+        assert sorted(seen[5 * epoch : 5 * epoch + 5]) == [0, 1, 2, 3, 4]
+    assert len({tuple(seen[5 * epoch : 5 * epoch + 5]) for epoch in range(6)}) > 1
+
+
+def test_times_are_uniform_over_the_trained_levels():
+    t = torch.cat([draw(FEW, 4, Training(batch_size=100), step)[1] for step in range(100)])
+    counts = torch.bincount(t, minlength=5)
+    assert counts[0] == 0
+    assert (counts[1:] - 2500).abs().max() < 5 * 2500**0.5
+
+
+def test_the_averaged_weights_warm_up_to_their_decay():
+    averaged, current = [torch.zeros(2)], [torch.ones(2)]
+    ema(0.9)(averaged, current, torch.tensor(2))  # (1 + 2)/(10 + 2) = 1/4
+    torch.testing.assert_close(averaged[0], torch.full((2,), 0.75))
+    ema(0.9)(averaged, current, torch.tensor(10**6))
+    torch.testing.assert_close(averaged[0], torch.full((2,), 0.775))
+
+
+def test_the_learning_rate_rises_and_falls():
+    options = Training(steps=1000, warmup=99)
+    assert rate(0, options) == pytest.approx(0.01)
+    assert max(rate(n, options) for n in range(1000)) == pytest.approx(rate(99, options), abs=0.01)
+    assert rate(500, options) == pytest.approx(0.5)
+    assert rate(999, options) < 1e-5
+
+
+def test_training_learns_and_leaves_the_model_it_was_given():
+    model = tiny_model("v")
+    before = {name: weight.clone() for name, weight in model.net.state_dict().items()}
+    losses = []
+    for update in train(
+        model, DIGITS, Training(steps=120, batch_size=32, lr=3e-3, warmup=5, ema=0.9)
+    ):
+        losses.append(float(update.loss))
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+    assert update.step == 120
+    assert all(torch.equal(weight, before[name]) for name, weight in model.net.state_dict().items())
+    assert not update.model.net.training
+    assert not any(weight.requires_grad for weight in update.model.net.parameters())
+    assert update.model.notes["data"]["sha256"] == DIGITS.fingerprint
+    batch = draw(DIGITS, 1000, Training(batch_size=256), 10**6)
+    averaged, untrained = (
+        float(loss(m.net, m.schedule, "v", batch)) for m in (update.model, model)
+    )
+    assert averaged < 0.8 * untrained
+
+
+def test_the_same_seed_trains_the_same_model():
+    options = Training(steps=3, batch_size=4)
+    ends = [list(train(tiny_model(), DIGITS, options))[-1].model.net.state_dict() for _ in range(2)]
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched():
+    model = tiny_model()
+    broken = replace(model, net=torch.nn.Sequential())
+    broken = replace(model)
+    with torch.no_grad():
+        broken.net.conv_in.bias[0] = torch.nan
+    with pytest.raises(RuntimeError, match="loss is nan at update 1; lower lr"):
+        next(train(broken, DIGITS, Training(steps=2)))
+
+
+def test_images_of_another_shape_and_options_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="make the model for the images"):
+        next(train(tiny_model(), Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))))
+    for bad in ({"steps": 0}, {"batch_size": 0}, {"lr": 0}, {"ema": 1.0}, {"warmup": -1}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Training(**bad)
+
+
+def test_a_new_model_is_a_function_of_its_seed_and_starts_by_answering_nothing():
+    one, same, other = (ddim.Model.new((1, 8, 8), seed=seed) for seed in (1, 1, 2))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.net.parameters(), same.net.parameters(), strict=True)
+    )
+    assert not torch.equal(one.net.conv_in.weight, other.net.conv_in.weight)
+    assert not one.net(torch.randn(1, 1, 8, 8), torch.zeros(1)).any()
+    with pytest.raises(ValueError, match=r"images of \(1, 8, 8\), the data has \(1, 16, 16\)"):
+        ddim.Model.new((1, 16, 16), config=one.net.config)
