@@ -1,5 +1,6 @@
-"""Few-step diffusion sampling. The public names load lazily: importing ddim does not import
-torch.
+"""Few-step diffusion sampling.
+
+The public names load lazily: importing ddim does not import torch.
 """
 
 from __future__ import annotations

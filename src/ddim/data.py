@@ -73,8 +73,9 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def digits() -> Images:
-    """The 1,797 bundled 8×8 scans of handwritten digits with their labels (UCI, CC BY 4.0; see
-    bundled/NOTICE).
+    """The 1,797 bundled 8×8 scans of handwritten digits, with their labels.
+
+    UCI "Optical Recognition of Handwritten Digits", CC BY 4.0; see bundled/NOTICE.
     """
     with resources.as_file(resources.files("ddim") / "bundled" / "digits.npz") as path:
         return _read_npz(path)

@@ -1,6 +1,4 @@
-"""The demo: train on the bundled digits, sample the same seeds in 1000 steps and in fewer, measure,
-draw.
-"""
+"""The demo: train on the bundled digits, sample the same seeds in 1000 steps and in fewer."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows, the same distances for digits drawn from the digits, and the first images of each
-    row.
-    """
+    """The rows, the distances of digits from digits, and the first images of each row."""
 
     num: int
     rows: list[Row]
@@ -80,9 +76,7 @@ class Results:
 
 
 def trained(out: Path, tick: Tick, *, retrain: bool = False) -> Model:
-    """The demo's model: the one in the folder if it was trained in this very way, else a new one,
-    saved there.
-    """
+    """The demo's model, from the folder if it was trained in this very way, else new and saved."""
     data = digits()
     if not retrain and holds_model(out):
         model = load(out)
@@ -119,9 +113,7 @@ def measured(
 
 
 def floor(real: Tensor, num: int, repeats: int = 20) -> dict[str, float]:
-    """The mean distances of num digits drawn from the digits: what a model that knew them by heart
-    would get.
-    """
+    """The mean distances of num digits drawn from the digits, as if known by heart."""
     drawn = [torch.from_numpy(stream(0, k).integers(0, len(real), num)) for k in range(repeats)]
     return {
         "fd_pixels": sum(frechet(real[i], real) for i in drawn) / repeats,

@@ -27,10 +27,9 @@ def clip(denoiser: Denoiser, limit: float = 1.0) -> Denoiser:
 
 
 def threshold(denoiser: Denoiser, quantile: float = 0.995, maximum: float = math.inf) -> Denoiser:
-    """Dynamic thresholding: x0 is clipped to ±s and divided by s, s the quantile of |x0| in each
-    image, 1 <= s <= maximum.
+    """Dynamic thresholding: clip x0 to ±s and divide it by s, where s is the quantile of |x0|.
 
-    Saharia et al. 2022 (arXiv:2205.11487), section 2.3.
+    One s per image, 1 <= s <= maximum. Saharia et al. 2022 (arXiv:2205.11487), section 2.3.
     """
     if not 0 < quantile <= 1 or not maximum >= 1:
         raise ValueError(

@@ -12,12 +12,11 @@ from ddim.solvers import DDIM, Solver
 
 
 def encode(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -> Tensor:
-    """Carry images x (B, ...) at plan[-1] up to latents at plan[0], the way `sample` would come
-    down (section 5.4).
+    """Carry images x (B, ...) at plan[-1] up to latents at plan[0], section 5.4.
 
     plan: the one that sampling uses, falling. Do not clip in the denoiser: the map would not be
-    one-to-one. The round trip errs by O(1/steps). Raises ValueError for a rising plan or a solver
-    that draws.
+    one-to-one. The round trip errs by O(1/steps).
+    Raises ValueError for a rising plan or a solver that draws.
     """
     if float(plan[0].ratio) < float(plan[-1].ratio):
         raise ValueError(
@@ -27,9 +26,7 @@ def encode(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -
 
 
 def reconstruct(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -> Tensor:
-    """Encode images x (B, ...) and decode the latents again on the same plan (the paper's Table
-    2).
-    """
+    """Encode images x (B, ...) and decode the latents on the same plan (the paper's Table 2)."""
     return sample(denoiser, encode(denoiser, x, plan, solver), plan, solver)
 
 

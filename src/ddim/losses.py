@@ -18,11 +18,10 @@ def loss(
     batch: tuple[Tensor, Tensor, Tensor],
     gamma: Tensor | None = None,
 ) -> Tensor:
-    """L_γ of Eq. (5): γ_t times the squared error of the network's output, mean over dimensions and
-    batch.
+    """L_γ of Eq. (5): γ_t times the squared error of the output, mean over dimensions and batch.
 
-    batch: x0 (B, ...); t (B,), integers in 1..T; eps (B, ...) standard normal.   gamma: (T+1,), 1
-    where None. The network is asked at its own time, t − 1.
+    batch: x0 (B, ...); t (B,), integers in 1..T; eps (B, ...) standard normal.
+    gamma: (T+1,), 1 where None.   The network is asked at its own time, t − 1.
     """
     x0, t, eps = batch
     level = schedule.levels(t, x0)
@@ -33,11 +32,10 @@ def loss(
 
 
 def variational_gamma(schedule: Schedule, sigmas: Sequence[float]) -> Tensor:
-    """(T+1,) γ_t of Theorem 1: J_σ = Σ_t γ_t E‖eps − eps_θ(x_t)‖² + constant, for sigmas σ_1..σ_T,
-    each above 0.
+    """(T+1,) γ_t of Theorem 1: J_σ = Σ_t γ_t E‖eps − eps_θ(x_t)‖² + constant; γ_0 = 0.
 
-    From the KL divergence of two members of q_σ that differ in x0, and for t = 1 from N(f_θ(x_1),
-    σ_1² I); γ_0 = 0.
+    sigmas: σ_1..σ_T, each above 0. From the KL divergence of two members of q_σ that differ in x0,
+    and for t = 1 from N(f_θ(x_1), σ_1² I).
     """
     sigma = torch.as_tensor(sigmas, dtype=torch.float64)
     signal, noise = schedule.signal, schedule.noise

@@ -22,8 +22,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of rows (N, ...), float64. Raises ValueError for
-    fewer than two rows.
+    """Mean (D,) and unbiased covariance (D, D) of rows (N, ...), float64.
+
+    Raises ValueError for fewer than two rows.
     """
     if len(x) < 2:
         raise ValueError(f"{len(x)} rows have no covariance; give at least 2")
@@ -32,10 +33,10 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sliced_w2(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> float:
-    """Sliced Wasserstein-2 distance of rows (N, ...) and (M, ...): the root of the mean square over
-    random directions.
+    """Sliced Wasserstein-2 distance of rows (N, ...) and (M, ...), Bonneel et al. 2015.
 
-    Sizes may differ: quantile functions are compared exactly. Bonneel et al. 2015.
+    The root of the mean of W2² over random directions. Sizes may differ: quantile functions are
+    compared exactly.
     """
     x, y = a.flatten(1).double(), b.flatten(1).double()
     generator = torch.Generator().manual_seed(seed)
@@ -47,9 +48,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> fl
 
 
 def _w2_squared(x: Tensor, y: Tensor) -> Tensor:
-    """W2² per column of sorted samples: both quantile functions are steps, constant between the
-    merged break points.
-    """
+    """W2² per column of sorted samples; quantile functions are steps between break points."""
     n, m = len(x), len(y)
     breaks = torch.tensor(sorted({*range(0, n * m + 1, m), *range(0, n * m + 1, n)}))
     left, width = breaks[:-1], breaks.diff().double() / (n * m)

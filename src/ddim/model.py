@@ -19,8 +19,7 @@ from ddim.schedules import Schedule, linear
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model's folder asks to be sampled: kept, written back and shown, but applied only when
-    asked for.
+    """How a model's folder asks to be sampled: kept, written back, applied only when asked for.
 
     clip: the limit on x0, or None.   final: t of the last level, 0 or 1.
     """
@@ -86,8 +85,7 @@ class Model:
     def denoiser(
         self, label: int | Sequence[int] | None = None, clip: float | None = None
     ) -> Denoiser:
-        """The network as a Denoiser, its label bound; x0 is kept within [-clip, clip] if that is
-        given.
+        """The network as a Denoiser, with its label bound; clip keeps x0 within [-clip, clip].
 
         At level 0 it answers x0 = x and the eps of level 1, the lowest it was trained at.
         """

@@ -11,25 +11,23 @@ import torch
 from torch import Tensor
 
 Noise = Callable[[Tensor, int], Tensor]
-"""(like, k) to the k-th standard normal draw of this run, with the shape, dtype and device of
-`like`.
-"""
+"""(like, k) to the k-th standard normal draw of this run, shaped, typed and placed as `like`."""
 
 
 def stream(seed: int, k: int) -> np.random.Generator:
-    """The k-th independent random stream of a seed: Philox (Salmon et al. 2011) with key seed and
-    counter k·2^192.
+    """The k-th independent random stream of a seed.
+
+    Philox (Salmon et al. 2011) with key seed and counter k·2^192.
     """
     return np.random.Generator(np.random.Philox(key=seed, counter=k << 192))
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """One stream per image. An image depends on its seed alone: not on batch, order, worker, device
-    or dtype.
+    """One stream per image: an image depends on its seed, not on batch, order, worker or device.
 
-    seeds: integers from 0 to 2^64 − 1, one per image of the batch. torch's CPU generator would keep
-    only the lower 32 bits. Draws are made on the CPU in float32 and then converted.
+    seeds: integers from 0 to 2^64 − 1, one per image of the batch. (torch's CPU generator would
+    keep only the lower 32 bits.) Draws are made on the CPU in float32 and then converted.
     """
 
     seeds: tuple[int, ...]
@@ -42,9 +40,7 @@ class Seeded:
         object.__setattr__(self, "seeds", chosen)
 
     def __call__(self, like: Tensor, k: int) -> Tensor:
-        """Draw k = 0, 1, ... of this run, one per solver step; like: (B, ...) with one image per
-        seed.
-        """
+        """Draw k = 0, 1, ... of this run, one a solver step; like: (B, ...), one image a seed."""
         if len(like) != len(self.seeds):
             raise ValueError(
                 f"{len(self.seeds)} seeds for a batch of {len(like)}; give one seed per image"

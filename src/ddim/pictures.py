@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def save_grid(images: Tensor, path: str | Path, columns: int | None = None) -> None:
-    """Write images (B, 1 or 3, H, W) in [-1, 1] as one PNG, row by row, nearly square where columns
-    is None.
+    """Write images (B, 1 or 3, H, W) in [-1, 1] as one PNG, row by row.
 
-    Small images are enlarged by a whole factor, so that each pixel stays a square.
+    Nearly square where columns is None. Small images are enlarged by a whole factor, so that each
+    pixel stays a square.
     """
     write_png(grid(images, columns), Path(path))
 
@@ -35,9 +35,7 @@ def save_each(images: Tensor, seeds: Sequence[int], folder: str | Path) -> None:
 
 
 def save_arrays(images: Tensor, seeds: Sequence[int], path: str | Path) -> None:
-    """Write an .npz of images, uint8 (N, H, W, C), and seeds: a file that `ddim train` reads
-    too.
-    """
+    """Write an .npz of images, uint8 (N, H, W, C), and seeds; `ddim train` reads it too."""
     buffer = io.BytesIO()
     pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
     np.savez_compressed(buffer, images=pixels, seeds=np.array(seeds, dtype=np.uint64))

@@ -12,9 +12,7 @@ from ddim.process import Level
 from ddim.schedules import Schedule
 
 Plan = tuple[Level, ...]
-"""The levels in the order of the visit, noise/signal strictly monotone. Falling samples, rising
-encodes.
-"""
+"""The levels in order of the visit, noise/signal strictly monotone: falling to sample."""
 
 Spacing = Callable[[Schedule, int], tuple[int, ...]]
 """(schedule, steps) to `steps` strictly falling t from T (or near it), and a last 0."""
@@ -45,8 +43,9 @@ def plan(
 
 
 def checked(levels: Plan) -> Plan:
-    """The levels, if they are a plan. Raises ValueError if there is none or noise/signal is not
-    strictly monotone.
+    """The levels, if they are a plan.
+
+    Raises ValueError if there is none or noise/signal is not strictly monotone.
     """
     if not levels:
         raise ValueError("the plan is empty; give at least one level")
@@ -102,9 +101,7 @@ def _evenly(start: float, end: float, count: int) -> list[float]:
 def _even_in(
     schedule: Schedule, steps: int, to: Callable[[float], float], back: Callable[[float], float]
 ) -> tuple[int, ...]:
-    """The t nearest to even steps of to(ratio) over the levels with a finite ratio; a level without
-    signal comes first.
-    """
+    """The t nearest to even steps of to(ratio); a level without signal comes before them."""
     first = (schedule.T,) if schedule.top < schedule.T else ()
     count = steps - len(first)
     if not count:
@@ -115,9 +112,7 @@ def _even_in(
 
 
 def _distinct(times: Sequence[float], top: int) -> tuple[int, ...]:
-    """The nearest free integers in 1..top of falling times: where two fall together, the higher one
-    moves up.
-    """
+    """The nearest free integers in 1..top of falling times; where two meet, one moves up."""
     chosen: list[int] = []
     for time in reversed(times):
         chosen.append(max(round(time), chosen[-1] + 1 if chosen else 1))

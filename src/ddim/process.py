@@ -20,11 +20,10 @@ Scalar = float | Tensor
 
 @dataclass(frozen=True)
 class Level:
-    """A point of the forward process: time t, and the weights of the clean image and of the noise
-    in x_t.
+    """A point of the forward process: time t, and the weights of clean image and noise in x_t.
 
-    t runs from 0 (clean) to T; it may be nan for a level made by hand, which a model then places by
-    its ratio.
+    t runs from 0 (clean) to T; it may be nan for a level made by hand, which a model then places
+    by its ratio.
     """
 
     t: Scalar
@@ -41,27 +40,21 @@ class Level:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A state x (B, ...) and its split into a clean image and noise: x = signal·x0 + noise·eps,
-    always.
-    """
+    """A state x (B, ...) and its split: x = signal·x0 + noise·eps, always."""
 
     x: Tensor
     x0: Tensor
     eps: Tensor
 
     def with_x0(self, x0: Tensor, level: Level) -> Prediction:
-        """The same x explained by another clean image: eps follows. At noise 0 nothing is left to
-        explain.
-        """
+        """The same x explained by another clean image; eps follows. At noise 0, this prediction."""
         if not level.noise:
             return self
         return Prediction(self.x, x0, self.eps + level.signal / level.noise * (self.x0 - x0))
 
 
 Denoiser = Callable[[Tensor, Level], Prediction]
-"""A network with its target and condition bound: (x, level) to a Prediction, all (B, ...) in the
-dtype of x.
-"""
+"""A network with its target and condition bound: (x, level) to a Prediction in the dtype of x."""
 
 Target = Callable[[Level], tuple[Scalar, Scalar]]
 """What a network outputs, as the row (a, b) of out = a·x0 + b·eps at a level."""
@@ -82,8 +75,9 @@ def row(target: str, level: Level) -> tuple[Scalar, Scalar]:
 
 
 def determinant(target: str, level: Level) -> Scalar:
-    """Of the equations x = signal·x0 + noise·eps, out = a·x0 + b·eps. Raises ValueError where it is
-    0.
+    """The determinant of x = signal·x0 + noise·eps, out = a·x0 + b·eps.
+
+    Raises ValueError where it is 0.
     """
     a, b = row(target, level)
     det = level.signal * b - level.noise * a

@@ -35,8 +35,7 @@ def sample(
 def trace(
     denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM(), noise: Noise | None = None
 ) -> Generator[tuple[Level, Prediction], Prediction | None, Tensor]:
-    """As `sample`, but yields (level, prediction) at every network call; its return value is the
-    final state.
+    """As `sample`, but yields (level, prediction) at every network call; returns the end.
 
     For previews, progress and early stops. A Prediction sent back replaces the one yielded: the
     solver goes on from its x.
@@ -55,8 +54,9 @@ def trace(
 
 
 def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
-    """How often a solver calls the network on a plan; batch matters only to a solver with one eta
-    per image.
+    """How often a solver calls the network on a plan.
+
+    batch matters only to a solver with one eta per image.
     """
 
     def blank(x: Tensor, level: Level) -> Prediction:

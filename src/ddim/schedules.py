@@ -16,11 +16,10 @@ from ddim.process import Level
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The forward process as tables: float64 (T+1,) signal and noise; entry 0 is clean data, 1..T
-    are trained.
+    """The forward process as tables: float64 (T+1,) signal and noise.
 
-    noise/signal rises strictly from 0. noise_T must be near 1, because sampling starts from N(0,
-    I).
+    Entry 0 is clean data, 1..T are trained. noise/signal rises strictly from 0. noise_T must be
+    near 1, because sampling starts from N(0, I).
     """
 
     signal: Tensor
@@ -62,11 +61,10 @@ class Schedule:
         return (self.noise[1 : self.top + 1] / self.signal[1 : self.top + 1]).log().tolist()
 
     def level(self, t: float) -> Level:
-        """The level at t: a table entry at an integer 0..T, between them linear in log-ratio (and
-        log-signal).
+        """The level at t: a table entry at an integer 0..T, else linear in log-ratio.
 
-        Raises ValueError for t outside 0..T, or fractional outside 1..top, where a log-ratio would
-        be infinite.
+        Then also linear in log-signal, unless the variance is preserved. Raises ValueError for t
+        outside 0..T, or fractional outside 1..top, where a log-ratio would be infinite.
         """
         if not 0 <= t <= self.T:
             raise ValueError(f"t={t:g} is outside the schedule; choose 0..{self.T}")
@@ -86,8 +84,9 @@ class Schedule:
         return Level(float(t), signal, signal * ratio)
 
     def levels(self, t: Tensor, like: Tensor) -> Level:
-        """One level per image: t (B,) integers in 0..T; fields (B, 1, ..., 1) with the dtype and
-        device of like (B, ...).
+        """One level per image, in the dtype and on the device of like (B, ...).
+
+        t: (B,) integers in 0..T.   Returns fields (B, 1, ..., 1).
         """
         index = t.cpu()
         if index.is_floating_point() or index.min() < 0 or index.max() > self.T:
@@ -98,8 +97,9 @@ class Schedule:
         )
 
     def time(self, ratio: float) -> float:
-        """The t in [1, top] of a ratio, inverting `level`. Raises ValueError outside the trained
-        range.
+        """The t in [1, top] of a ratio: the inverse of `level`.
+
+        Raises ValueError outside the trained range.
         """
         if ratio == math.inf and self.top < self.T:
             return float(self.T)
@@ -155,9 +155,7 @@ def from_betas(betas: Tensor | Sequence[float]) -> Schedule:
 
 
 def from_alpha_bar(alpha_bar: Tensor | Sequence[float]) -> Schedule:
-    """The variance preserving schedule of α_1..α_T (cumulative products, without the leading α_0 =
-    1).
-    """
+    """The variance preserving schedule of α_1..α_T, without the leading α_0 = 1."""
     alpha = torch.as_tensor(alpha_bar, dtype=torch.float64)
     if alpha.ndim != 1 or not ((alpha >= 0) & (alpha < 1)).all():
         raise ValueError(
@@ -181,10 +179,10 @@ def _levels(T: int) -> int:
 def linear(
     T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
 ) -> Schedule:
-    """DDPM's schedule: β evenly from 0.1/T to 20/T (1e-4 to 0.02 at T = 1000), at most 0.999. Ho et
-    al. 2020.
+    """DDPM's schedule: β evenly from 0.1/T to 20/T, at most 0.999. Ho et al. 2020.
 
-    The division keeps noise_T the same for every T. Given betas are taken as they are.
+    That is 1e-4 to 0.02 at T = 1000; the division keeps noise_T the same for every T. Given betas
+    are taken as they are.
     """
     start, end = beta_start or 0.1 / _levels(T), beta_end or 20 / T
     return from_betas(torch.linspace(start, end, T, dtype=torch.float64).clamp(max=0.999))
@@ -218,8 +216,9 @@ def rectified_flow(T: int = 1000) -> Schedule:
 
 
 def zero_terminal(schedule: Schedule) -> Schedule:
-    """The schedule with its signal shifted and scaled so that signal_T = 0 and signal_1 stays. Lin
-    et al. 2023, Alg. 1.
+    """The schedule with its signal shifted and scaled to signal_T = 0, signal_1 unchanged.
+
+    Lin et al. 2023, Algorithm 1.
     """
     alpha = schedule.alpha_bar[1:]
     first, last = alpha[0].sqrt(), alpha[-1].sqrt()

@@ -44,9 +44,7 @@ def choose(text: str, table: Mapping[str, Callable[..., V]]) -> V:
 
 
 def describe(solver: Solver) -> str:
-    """The text that `build` reads back: the name, the first option, and every other one that is not
-    at its default.
-    """
+    """The text that `build` reads back: the name, the first option, all that is not default."""
     if solver == DDPM():
         return "ddpm"
     name = next(name for name, kind in SOLVERS.items() if kind is type(solver))

@@ -1,6 +1,4 @@
-"""Models on disk: a diffusers pipeline folder with our ddim.json beside it. Files appear whole or
-not at all.
-"""
+"""Models on disk: a diffusers pipeline folder with ddim.json beside it."""
 
 from __future__ import annotations
 
@@ -49,9 +47,7 @@ BETA_SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put content at path in one step: a temporary file beside it, fsync, rename, fsync of the
-    folder.
-    """
+    """Put content at path whole or not at all: temporary file, fsync, rename, fsync of folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -135,8 +131,7 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Open a folder that `save`, `ddim train` or diffusers wrote: network in eval mode, gradients
-    off.
+    """Open a folder that `save`, `ddim train` or diffusers wrote; eval mode, gradients off.
 
     Raises FileNotFoundError if there is none, ValueError for anything in it that does not fit.
     """
@@ -262,9 +257,7 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
 
 
 def _foreign(net: nn.Module, path: Path) -> Model:
-    """A model from the scheduler configuration that diffusers wrote; absent fields have diffusers'
-    defaults.
-    """
+    """A model from diffusers' scheduler configuration; absent fields have its defaults."""
     entries = {**SCHEDULER_DEFAULTS, **read_json(path)}
     targets = {name: target for target, name in PREDICTION_TYPES.items()}
     spacings = {name: spacing for spacing, name in SPACING_NAMES.items()}

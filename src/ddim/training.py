@@ -47,8 +47,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Update:
-    """After update `step` (from 1): its loss, and the model with averaged weights, which the next
-    update changes.
+    """After update `step` (from 1): its loss, and the model with averaged weights.
+
+    The next update changes that model.
     """
 
     step: int
@@ -95,8 +96,9 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
 
 
 def draw(images: Images, T: int, options: Training, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The batch of an update: x0 (B, C, H, W), t (B,) in 1..T, eps. Every epoch is a fresh
-    permutation of the images.
+    """The batch of an update: x0 (B, C, H, W), t (B,) in 1..T, eps.
+
+    Every epoch is a fresh permutation of the images.
     """
     first = step * options.batch_size
     places = range(first, first + options.batch_size)
@@ -126,9 +128,7 @@ Weights = tuple[Tensor, ...] | list[Tensor]
 
 
 def ema(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
-    """The averaging of weights for AveragedModel; decay grows as (1 + n)/(10 + n) up to its
-    value.
-    """
+    """The averaging of weights for AveragedModel; decay rises as (1 + n)/(10 + n) to its value."""
 
     def average(averaged: Weights, current: Weights, count: Tensor | int) -> None:
         n = int(count)

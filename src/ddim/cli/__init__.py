@@ -37,8 +37,9 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Few-step diffusion sampling: train, sample, look. DDIM_TRACEBACK=1 shows where an error
-    arose.
+    """Few-step diffusion sampling: train, sample, look.
+
+    DDIM_TRACEBACK=1 shows where an error arose.
     """
 
 

@@ -1,6 +1,4 @@
-"""What the commands share: progress on stderr, the device, seeds, and a look at the output before
-long work.
-"""
+"""What the commands share: progress, the device, lists of numbers, a look at the output."""
 
 from __future__ import annotations
 
@@ -70,16 +68,13 @@ def integers(text: str) -> list[int]:
     """The numbers of a list such as 0-15,20."""
     chosen: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if (
-            not first.isdecimal()
-            or not (last or first).isdecimal()
-            or int(last or first) < int(first)
-        ):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ValueError(
                 f"{text!r} is not a list of seeds; write numbers and ranges such as 0-15,20"
             )
-        chosen.extend(range(int(first), int(last or first) + 1))
+        chosen.extend(range(int(first), int(last) + 1))
     return chosen
 
 

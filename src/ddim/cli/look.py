@@ -27,9 +27,7 @@ def plan(
     eta: Annotated[float, typer.Option(help="The η of the column σ(η).")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Print the levels a sampler visits: t, α, signal, noise, and the σ(η) of the step that leads
-    there.
-    """
+    """Print the levels a sampler visits: t, α, signal, noise, and the σ(η) of the step to each."""
     import ddim
     from ddim import schedules, spec
     from ddim.solvers.ddim import largest_eta, sigma

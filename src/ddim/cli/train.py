@@ -38,9 +38,7 @@ def train(
         bool, typer.Option("--overwrite", help="Replace a model that --out holds.")
     ] = False,
 ) -> None:
-    """Train on images and write a model folder, which holds the averaged weights. Ctrl-C saves what
-    there is.
-    """
+    """Train on images and write a model folder with the averaged weights. Ctrl-C saves what is."""
     import ddim
     from ddim import schedules, spec, store
     from ddim.nets import UNetConfig

@@ -1,6 +1,4 @@
-"""The configuration of a U-Net: the fields of diffusers' UNet2DModel, and what of them this network
-has.
-"""
+"""The configuration of a U-Net: the fields of diffusers' UNet2DModel."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The fields of UNet2DModel's config.json, with its defaults. Raises ValueError for a value
-    this network lacks.
+    """The fields of UNet2DModel's config.json, with its defaults.
 
     The published DDPM weights differ from the defaults in five: flip_sin_to_cos=False,
     freq_shift=1, norm_eps=1e-6, downsample_padding=0, attention_head_dim=None (one head).
+    Raises ValueError for a value that this network does not have.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -88,8 +86,9 @@ class UNetConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> UNetConfig:
-        """From a parsed config.json; keys that begin with _ are notes. Raises ValueError for a key
-        it does not know.
+        """From a parsed config.json; keys that begin with _ are notes.
+
+        Raises ValueError for a key it does not know.
         """
         known = {field.name for field in fields(cls)}
         entries = {key: value for key, value in config.items() if not key.startswith("_")}

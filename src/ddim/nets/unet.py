@@ -1,8 +1,7 @@
-"""A U-Net with the configuration keys and parameter names of diffusers' UNet2DModel, so that
-weights open in both.
+"""A U-Net with the configuration keys and parameter names of diffusers' UNet2DModel.
 
-Ho et al. 2020, appendix B, with the block types DownBlock2D, AttnDownBlock2D, UpBlock2D and
-AttnUpBlock2D.
+So weights open in both. Ho et al. 2020, appendix B, with the block types DownBlock2D,
+AttnDownBlock2D, UpBlock2D and AttnUpBlock2D.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from ddim.nets.config import DOWN, UP, UNetConfig
 
 
 class UNet(nn.Module):
-    """out = net(x, t, label): x (B, C, H, W), t (B,) network time from 0, label (B,) class indices
-    or None.
+    """out = net(x, t, label), the shape of x kept.
 
-    H and W must be multiples of 2^(blocks − 1).
+    x: (B, C, H, W), H and W multiples of 2^(blocks − 1).   t: (B,) network time from 0.
+    label: (B,) class indices, for a network with classes.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -62,9 +61,7 @@ class UNet(nn.Module):
                 )  # every residual branch, and the output, starts at 0: Ho et al. 2020
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """The prediction (B, C, H, W). Raises ValueError for a label where none was trained, or the
-        other way round.
-        """
+        """The prediction (B, C, H, W). Raises ValueError for a label too many or too few."""
         stride = 2 ** (len(self.down_blocks) - 1)
         if x.shape[-1] % stride or x.shape[-2] % stride:
             raise ValueError(
@@ -93,8 +90,9 @@ class UNet(nn.Module):
 
 
 def sinusoid(t: Tensor, width: int, flip_sin_to_cos: bool, freq_shift: int) -> Tensor:
-    """(B, width) sines and cosines of t (B,) at frequencies 10000^(−k/(width/2 − freq_shift)),
-    float32.
+    """(B, width) sines and cosines of t (B,), float32.
+
+    Frequencies 10000^(−k/(width/2 − freq_shift)), k = 0..width/2 − 1.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float32, device=t.device)
@@ -104,9 +102,7 @@ def sinusoid(t: Tensor, width: int, flip_sin_to_cos: bool, freq_shift: int) -> T
 
 
 def up_widths(widths: tuple[int, ...], level: int, layers: int) -> list[tuple[int, int]]:
-    """(in, out) of the resnets of an up block: what comes from below, then the skips, newest
-    first.
-    """
+    """(in, out) of the resnets of an up block: what comes from below, with the skips."""
     width, below = widths[level], widths[min(level + 1, len(widths) - 1)]
     skips = [width] * layers + [widths[max(level - 1, 0)]]
     return [((below if j == 0 else width) + skip, width) for j, skip in enumerate(skips)]
@@ -171,9 +167,7 @@ class Block(nn.Module):
     def forward(
         self, h: Tensor, temb: Tensor, take: list[Tensor] | None, give: list[Tensor] | None
     ) -> Tensor:
-        """h (B, C, H, W); going up, skips are taken from the end of a list; going down, they are
-        given to one.
-        """
+        """h (B, C, H, W). Going up, skips are taken from a list; going down, given to one."""
         for i, resnet in enumerate(self.resnets):
             h = resnet(h if take is None else torch.cat([h, take.pop()], dim=1), temb)
             if self.attentions is not None:

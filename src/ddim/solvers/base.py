@@ -25,8 +25,9 @@ Run = Generator[tuple[Tensor, Level], Prediction, R]
 
 
 class Solver(Protocol):
-    """A frozen dataclass; its fields are its options. x: (B, ...) at plan[0], float32 or wider;
-    returns x at plan[-1].
+    """A frozen dataclass; its fields are its options.
+
+    x: (B, ...) at plan[0], float32 or wider. Returns x at plan[-1].
     """
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:

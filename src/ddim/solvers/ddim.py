@@ -17,14 +17,14 @@ from ddim.solvers.base import Run
 
 @dataclass(frozen=True)
 class DDIM:
-    """Eq. (12): eta = 0 is DDIM, eta = 1 is DDPM, and every σ that keeps the marginals lies in
-    reach.
+    """Eq. (12): eta = 0 is DDIM, eta = 1 is DDPM, and sigmas reach the whole family q_σ.
 
-    eta: the η of Eq. (16), at least 0, or one per image of the batch. Above 1 only while σ² <=
-    noise² of the next level.
+    eta: the η of Eq. (16), at least 0, or one per image of the batch; above 1 only while
+        σ² <= noise² of the next level.
     sigmas: instead of eta, σ itself, one per step.
-    added: "sigma", or "hat" for the paper's σ̂ (with eta = 1): the mean keeps σ(1), the noise added
-    has the larger std σ̂. An inadmissible σ raises ValueError before the network is called.
+    added: "sigma", or "hat" for the paper's σ̂ (with eta = 1): the mean keeps σ(1), the noise
+        added has the larger std σ̂.
+    An inadmissible σ raises ValueError before the network is called.
     """
 
     eta: float | tuple[float, ...] = 0.0
@@ -88,9 +88,7 @@ class DDIM:
         return [(_like(x, kept), _like(x, std)) for kept, std in weights]
 
     def _step(self, t: Level, s: Level, eta: Scalar) -> tuple[Scalar, Scalar]:
-        """√(noise² − σ²) without the cancellation that a σ near noise would bring, and the std of
-        what is added.
-        """
+        """√(noise² − σ²), free of the cancellation that a σ near noise brings; the added std."""
         q = _q(t, s)
         rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
         kept = rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))
@@ -120,8 +118,9 @@ def _q(t: Level, s: Level) -> float:
 
 
 def sigma(t: Level, s: Level, eta: float = 1.0) -> float:
-    """σ(η) of Eq. (16), from t down to s, for any (signal, noise); at η = 1 the std of q(x_s | x_t,
-    x_0).
+    """σ(η) of Eq. (16) from t down to s, for any (signal, noise).
+
+    At η = 1 it is the std of q(x_s | x_t, x_0).
     """
     return eta * float(s.noise) * math.sqrt((1 - _q(t, s)) * (1 + _q(t, s)))
 
@@ -132,8 +131,9 @@ def sigma_hat(t: Level, s: Level) -> float:
 
 
 def largest_eta(plan: Plan) -> float:
-    """The largest eta whose σ keeps the marginals on every step of a falling plan; at least 1, inf
-    for a step into data.
+    """The largest eta whose σ keeps the marginals on every step of a falling plan.
+
+    At least 1, and inf for a single step into data. Raises ValueError for a rising plan.
     """
     if any(float(s.ratio) > float(t.ratio) for t, s in pairwise(plan)):
         raise ValueError(

@@ -1,0 +1,291 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddim
+from ddim.cli import main
+from ddim.cli.console import integers
+from tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    ddim.save(tiny_model("v"), folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; the exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["ddim", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+def test_a_seed_is_the_same_image_whatever_is_sampled_with_it(run, model, tmp_path):
+    options = ("--steps", 5, "--solver", "ddpm")
+    assert run("sample", model, "--seeds", "0-6", "-o", "a.npz", *options)[0] == 0
+    assert (
+        run("sample", model, "--seeds", "5,0-1", "-o", "b.npz", "--batch-size", 2, *options)[0] == 0
+    )
+    assert run("sample", model, "--seeds", "5", "-o", "c", *options)[0] == 0
+    a, b = (np.load(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert a["seeds"].tolist() == list(range(7))
+    assert b["seeds"].tolist() == [5, 0, 1]
+    assert np.abs(a["images"][[5, 0, 1]].astype(int) - b["images"]).max() <= 1
+    with Image.open(tmp_path / "c/000005.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - a["images"][5, :, :, 0]).max() <= 1
+
+
+def test_the_command_is_the_python_of_the_readme(run, model, tmp_path):
+    assert (
+        run(
+            "sample",
+            model,
+            "--seeds",
+            "0-3",
+            "--steps",
+            4,
+            "--solver",
+            "ddim:eta=0.2",
+            "-o",
+            "a.npz",
+        )[0]
+        == 0
+    )
+    opened = ddim.load(model)
+    noise = ddim.Seeded(range(4))
+    x = noise.start(opened.shape)
+    images = ddim.sample(opened.denoiser(), x, opened.plan(4), ddim.DDIM(eta=0.2), noise)
+    pixels = ddim.data.to_pixels(images).permute(0, 2, 3, 1).numpy()
+    assert np.abs(np.load(tmp_path / "a.npz")["images"].astype(int) - pixels).max() <= 1
+
+
+def test_sample_reports_what_it_did_and_writes_a_grid_by_default(run, model, tmp_path):
+    code, out, err = run("sample", model, "--seeds", "3", "--times", "1000,400,0", "--clip", 1)
+    assert (code, out) == (0, "")
+    assert "1 images, 2 network calls each" in err
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (50, 50)
+
+
+def test_plan_prints_the_levels_and_sigma(run):
+    code, out, _ = run("plan", "--schedule", "linear", "--steps", 20, "--spacing", "trailing")
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) == 22
+    assert lines[0].split() == ["t", "α", "signal", "noise", "σ(1)"]
+    assert lines[1].split()[:2] == ["1000", "4.03583e-05"]
+    assert lines[-1].split() == ["0", "1", "1.000000", "0.000000", "0.000000"]
+
+
+def test_plan_as_json_gives_sigma_in_full(run, model):
+    code, out, _ = run("plan", "--model", model, "--times", "981,961,0", "--eta", 0.5, "--json")
+    levels = json.loads(out)["levels"]
+    assert code == 0
+    assert [level["t"] for level in levels] == [981, 961, 0]
+    assert levels[0]["sigma"] is None
+    assert levels[1]["sigma"] ** 2 == pytest.approx(0.32460 / 4, abs=1e-5)
+
+
+def test_info_prints_what_the_folder_holds(run, model):
+    code, out, _ = run("info", model)
+    assert code == 0
+    for words in ("network  UNet", "target  v", "[1, 8, 8]", "T  1000", "spacing trailing"):
+        assert words in out
+    assert json.loads(run("info", model, "--json")[1])["weights"] == tiny_model().size
+
+
+def test_train_makes_a_folder_that_samples(run, tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 10, 3), dtype=np.uint8)).save(
+            tmp_path / f"data/{k}.png"
+        )
+    options = (
+        "--steps",
+        3,
+        "--batch-size",
+        2,
+        "--size",
+        8,
+        "--schedule",
+        "cosine",
+        "--target",
+        "v",
+    )
+    code, _, err = run("train", "data", "--out", "runs/it", *options)
+    assert code == 0
+    assert "5 images of (3, 8, 8)" in err
+    trained = ddim.load(tmp_path / "runs/it")
+    assert trained.target == "v"
+    assert torch.equal(trained.schedule.signal, ddim.schedules.cosine().signal)
+    assert trained.notes["training"]["steps"] == 3
+    assert run("sample", "runs/it", "--seeds", "0", "--steps", 2)[0] == 0
+    code, _, err = run("train", "data", "--out", "runs/it", *options)
+    assert code == 2
+    assert "holds a model already" in err
+    assert run("train", "data", "--out", "runs/it", *options, "--overwrite")[0] == 0
+
+
+def test_train_reads_the_network_from_a_file(run, tmp_path):
+    config = {**tiny_model().net.config.written(), "layers_per_block": 2}
+    (tmp_path / "net.json").write_text(json.dumps(config))
+    assert (
+        run(
+            "train",
+            "digits",
+            "--out",
+            "it",
+            "--model",
+            "net.json",
+            "--steps",
+            1,
+            "--target",
+            "flow",
+            "--schedule",
+            "rectified_flow",
+        )[0]
+        == 0
+    )
+    trained = ddim.load(tmp_path / "it")
+    assert trained.net.config.layers_per_block == 2
+    assert trained.target == "flow"
+
+
+def test_an_interrupted_training_keeps_what_it_has(tmp_path):
+    command = [sys.executable, "-m", "ddim", "train", "digits", "--out", "it", "--save-every", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "it/model_index.json").exists():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped and saved after" in err
+    assert ddim.load(tmp_path / "it").shape == (1, 8, 8)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def harmed(path):
+    path.mkdir()
+    Image.new("L", (8, 8)).save(path / "good.png")
+    (path / "bad.png").write_bytes((path / "good.png").read_bytes()[:40])
+    return path
+
+
+BAD = {
+    "missing folder": (["sample", "nowhere"], "nowhere does not exist; give a folder"),
+    "missing data": (["train", "nowhere", "--out", "x"], "nowhere does not exist; give a folder"),
+    "steps 0": (["sample", "MODEL", "--steps", "0"], "steps=0 .*choose 1..1000"),
+    "steps 1001": (["sample", "MODEL", "--steps", "1001"], "steps=1001 .*choose 1..1000"),
+    "plan steps": (["plan", "--steps", "0"], "steps=0 .*choose 1..1000"),
+    "eta -1": (["sample", "MODEL", "--solver", "ddim:eta=-1"], "eta=-1; choose 0"),
+    "eta 2": (["sample", "MODEL", "--solver", "ddim:eta=2"], "eta=2 asks for more .*choose 0 to 1"),
+    "plan eta": (["plan", "--eta", "2"], "eta=2 is not admissible .*choose 0 to 1"),
+    "solver": (["sample", "MODEL", "--solver", "euler"], "'euler' is unknown; choose one of ddim"),
+    "spacing": (
+        ["sample", "MODEL", "--spacing", "even"],
+        "'even' is unknown; choose one of trailing",
+    ),
+    "times": (["sample", "MODEL", "--times", "1000,1,5"], "strictly monotone"),
+    "words for times": (["sample", "MODEL", "--times", "many"], "many"),
+    "seeds": (["sample", "MODEL", "--seeds", "9-1"], "'9-1' is not a list of seeds; write"),
+    "device": (["sample", "MODEL", "--device", "tpu"], "device='tpu' is not here; choose auto"),
+    "label": (["sample", "MODEL", "--label", "3"], "do not give one"),
+    "clip": (["sample", "MODEL", "--clip", "0"], "choose a number above 0"),
+    "below a file": (
+        ["sample", "MODEL", "-o", "FILE/grid.png"],
+        "is not a folder that you may write to",
+    ),
+    "out below a file": (
+        ["train", "digits", "--out", "FILE/run"],
+        "is not a folder that you may write to",
+    ),
+    "demo below a file": (["demo", "--out", "FILE/run"], "is not a folder that you may write to"),
+    "corrupt image": (
+        ["train", "HARMED", "--out", "x"],
+        "bad.png cannot be read as an image .*take it out",
+    ),
+    "empty folder": (
+        ["train", "EMPTY", "--out", "x"],
+        "EMPTY holds no images; it needs files ending in",
+    ),
+    "target": (
+        ["train", "digits", "--out", "x", "--target", "score"],
+        "'score' is unknown; choose one of eps",
+    ),
+    "singular": (
+        ["train", "digits", "--out", "x", "--schedule", "rectified_flow"],
+        "eps target .*choose another target",
+    ),
+    "schedule": (
+        ["train", "digits", "--out", "x", "--schedule", "jsd"],
+        "'jsd' is unknown; choose one of linear",
+    ),
+    "batch": (
+        ["train", "digits", "--out", "x", "--batch-size", "0"],
+        "batch_size=0; choose a number above 0",
+    ),
+    "network": (
+        ["train", "digits", "--out", "x", "--model", "FILE"],
+        "FILE cannot be read as JSON",
+    ),
+    "a model as data": (["info", "EMPTY"], "EMPTY holds no model"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_status_2_and_nothing_written(run, model, tmp_path, case):
+    words, expected = BAD[case]
+    (tmp_path / "FILE").write_text("x")
+    (tmp_path / "EMPTY").mkdir()
+    harmed(tmp_path / "HARMED")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*(model if word == "MODEL" else word for word in words))
+    assert code == 2
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert "Traceback" not in err
+    assert len(lines) == 1 + lines[0].endswith("weights"), err
+    assert re.search(expected, lines[-1]), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = run("demo")
+    assert code == 2
+    assert 'pip install "ddim[viz]"' in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_version(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    assert {"demo", "train", "sample", "plan", "info"} <= set(out.split())
+    assert run("--version")[1].strip() == ddim.__version__
+    code, _, err = run("sample")
+    assert code == 2
+    assert "Missing argument 'model'" in err
+
+
+def test_lists_of_seeds():
+    assert integers("0-3,7, 9-9") == [0, 1, 2, 3, 7, 9]
+    for bad in ("", "a", "3-", "-3", "1,,2", "5-4", "1.5"):
+        with pytest.raises(ValueError, match="numbers and ranges"):
+            integers(bad)
