@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -58,10 +58,13 @@ def test_one_step_keeps_the_marginal_for_every_admissible_sigma(k, pair, share):
     assert std.item() == pytest.approx(share * s.noise, abs=1e-12)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[:3])
+@pytest.mark.parametrize("schedule", [*SCHEDULES[:3], ddim.schedules.linear(40)])
 def test_eta_1_is_the_ddpm_posterior_for_every_pair(schedule):
-    alpha = schedule.alpha_bar.tolist()
-    for first, then in [*PAIRS, *pairwise(range(1000, -1, -1))]:
+    alpha, T = schedule.alpha_bar.tolist(), schedule.T
+    pairs = (
+        [*PAIRS, *pairwise(range(T, -1, -1))] if T == 1000 else combinations(range(T, -1, -1), 2)
+    )
+    for first, then in pairs:
         t, s = schedule.level(first), schedule.level(then)
         # Bayes: q(x_s | x_t, x0) ∝ N(x_t; √(α_t/α_s) x_s, 1 − α_t/α_s) N(x_s; √α_s x0, 1 − α_s),
         # Ho et al. 2020, Eq. (6, 7).

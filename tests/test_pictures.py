@@ -49,6 +49,6 @@ def test_files_are_read_back_as_the_same_pixels(tmp_path):
 
 
 def test_nothing_is_written_for_images_that_are_not_finite(tmp_path):
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(FloatingPointError, match="nan"):
         save_grid(torch.full((1, 1, 4, 4), torch.nan), tmp_path / "grid.png")
     assert not list(tmp_path.iterdir())

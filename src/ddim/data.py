@@ -66,9 +66,11 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8, clipped and rounded. Raises ValueError for a nan or an infinity."""
+    """[-1, 1] to uint8, clipped and rounded. Raises FloatingPointError for a nan or an infinity."""
     if not torch.isfinite(x).all():
-        raise ValueError("an image holds a nan or an infinity; the network or its input is broken")
+        raise FloatingPointError(
+            "an image holds a nan or an infinity; the network or its input is broken"
+        )
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -61,7 +61,7 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
     """Train a copy of the model's network on images, yielding after each update.
 
     Batches, times and noise are functions of (seed, step). Raises ValueError if the shapes differ,
-    and RuntimeError at the first loss that is not finite.
+    and FloatingPointError at the first loss that is not finite.
     """
     if images.shape != model.shape:
         raise ValueError(
@@ -83,7 +83,7 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
         ]
         objective = loss(net, model.schedule, model.target, (batch[0], batch[1], batch[2]))
         if not torch.isfinite(objective):
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"the loss is {objective.item()} at update {step + 1}; lower lr={options.lr}"
             )
         accelerator.backward(objective)

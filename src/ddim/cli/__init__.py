@@ -44,11 +44,11 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Bad input is one sentence on stderr and exit status 2."""
+    """Run the command. Bad input is one sentence on stderr and exit status 2, divergence 1."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("DDIM_TRACEBACK"):
             raise
         print(f"ddim: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
