@@ -8,7 +8,8 @@ from diffusers import DDIMPipeline, DDIMScheduler
 
 import ddim
 from ddim import Model, Sampling, schedules
-from ddim.store import scheduler_config, write
+from ddim.convert import scheduler_config
+from ddim.store import write
 from tiny import tiny_model
 
 
@@ -81,9 +82,15 @@ def test_we_open_the_folder_of_diffusers_without_our_file(tmp_path, target):
     same(model, Model(opened.net, model.schedule, opened.target, opened.shape, opened.sampling))
 
 
+def test_a_folder_may_be_written_over_by_a_model_of_another_layout(tmp_path):
+    for model in (tiny_model(), Model(tiny_model().net, schedules.linear(), "flow", (1, 8, 8))) * 2:
+        ddim.save(model, tmp_path)
+        same(model, ddim.load(tmp_path))
+
+
 def test_every_field_of_the_scheduler_is_written_out():
     theirs = set(DDIMScheduler().config)
-    ours = scheduler_config(tiny_model())
+    ours = scheduler_config(schedules.linear(), "eps", Sampling())
     assert theirs - {"_use_default_values"} <= set(ours)
     assert ours["beta_schedule"] == "linear"
     assert (ours["beta_start"], ours["beta_end"], ours["trained_betas"]) == (1e-4, 0.02, None)
@@ -91,7 +98,7 @@ def test_every_field_of_the_scheduler_is_written_out():
 
 def test_a_table_without_a_name_travels_as_betas():
     odd = schedules.zero_terminal(schedules.linear())
-    config = scheduler_config(Model(tiny_model().net, odd, "v", (1, 8, 8)))
+    config = scheduler_config(odd, "v", Sampling())
     table = DDIMScheduler.from_config(config).alphas_cumprod.double()
     torch.testing.assert_close(table, odd.alpha_bar[1:], rtol=2e-4, atol=2e-7)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ddim import __version__, schedules
+from ddim import __version__, convert
 from ddim.model import Model, Sampling
 from ddim.nets import NETS
 from ddim.nets.unet import UNet
@@ -22,28 +22,7 @@ from ddim.schedules import Schedule
 
 PIPELINE = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors")
 PLAIN = ("net/config.json", "net/model.safetensors")
-LAYOUT_VERSION = "0.42.1"  # of diffusers, whose folder layout this is
-
-PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-SPACING_NAMES = {"trailing": "trailing", "leading": "leading", "uniform": "linspace"}
-SCHEDULER_DEFAULTS = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "clip_sample": True,
-    "clip_sample_range": 1.0,
-    "set_alpha_to_one": True,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "rescale_betas_zero_snr": False,
-}
-BETA_SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "linear": schedules.linear,
-    "scaled_linear": schedules.scaled_linear,
-    "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
-}
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def write(path: Path, content: bytes) -> None:
@@ -94,12 +73,8 @@ def save(model: Model, path: str | Path) -> None:
     and the notes.
     """
     folder = Path(path)
-    pipeline = (
-        isinstance(model.net, UNet)
-        and model.target in PREDICTION_TYPES
-        and model.schedule.variance_preserving
-        and model.sampling.spacing in SPACING_NAMES
-    )
+    process = (model.schedule, model.target, model.sampling)
+    pipeline = isinstance(model.net, UNet) and convert.expressible(*process)
     config, weights = PIPELINE if pipeline else PLAIN
     write(
         folder / weights,
@@ -122,12 +97,10 @@ def save(model: Model, path: str | Path) -> None:
         },
     )
     if pipeline:
-        write_json(folder / "scheduler/scheduler_config.json", scheduler_config(model))
-        parts = {"scheduler": ["diffusers", "DDIMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
-        write_json(
-            folder / "model_index.json",
-            {"_class_name": "DDIMPipeline", "_diffusers_version": LAYOUT_VERSION, **parts},
-        )
+        write_json(folder / SCHEDULER, convert.scheduler_config(*process))
+        write_json(folder / "model_index.json", convert.MODEL_INDEX)
+    else:
+        (folder / "model_index.json").unlink(missing_ok=True)  # of an older model in this folder
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -147,7 +120,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
     net = net.to(device).eval().requires_grad_(False)
     if (folder / "ddim.json").exists():
         return _described(net, folder / "ddim.json")
-    return _foreign(net, folder / "scheduler/scheduler_config.json")
+    entries = read_json(folder / SCHEDULER)
+    try:
+        schedule, target, sampling = convert.from_scheduler_config(entries)
+        return Model(net, schedule, target, net.config.shape, sampling)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / SCHEDULER}: {error}") from error
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -221,70 +199,3 @@ def _described(net: nn.Module, path: Path) -> Model:
         raise ValueError(
             f"{path} does not describe a model ({type(error).__name__}: {error})"
         ) from error
-
-
-def scheduler_config(model: Model) -> dict[str, Any]:
-    """Every field of diffusers' DDIMScheduler for this model."""
-    clip = model.sampling.clip
-    return {
-        "_class_name": "DDIMScheduler",
-        "_diffusers_version": LAYOUT_VERSION,
-        "num_train_timesteps": model.schedule.T,
-        **_betas(model.schedule),
-        "clip_sample": clip is not None,
-        "clip_sample_range": 1.0 if clip is None else clip,
-        "set_alpha_to_one": model.sampling.final == 0,
-        "steps_offset": 0,
-        "prediction_type": PREDICTION_TYPES[model.target],
-        "thresholding": False,
-        "dynamic_thresholding_ratio": 0.995,
-        "sample_max_value": 1.0,
-        "timestep_spacing": SPACING_NAMES[model.sampling.spacing],
-        "rescale_betas_zero_snr": False,
-    }
-
-
-def _betas(schedule: Schedule) -> dict[str, Any]:
-    """The named schedule that gives the table, or the betas themselves."""
-    alpha = schedule.alpha_bar
-    betas = 1 - alpha[1:] / alpha[:-1]
-    start, end = (float(f"{beta:.12g}") for beta in (betas[0], betas[-1]))
-    named = {"beta_start": start, "beta_end": end, "trained_betas": None}
-    for name, make in BETA_SCHEDULES.items():
-        if torch.allclose(make(schedule.T, start, end).alpha_bar, alpha, rtol=1e-9, atol=1e-15):
-            return {"beta_schedule": name, **named}
-    return {"beta_schedule": "linear", **named, "trained_betas": betas.tolist()}
-
-
-def _foreign(net: nn.Module, path: Path) -> Model:
-    """A model from diffusers' scheduler configuration; absent fields have its defaults."""
-    entries = {**SCHEDULER_DEFAULTS, **read_json(path)}
-    targets = {name: target for target, name in PREDICTION_TYPES.items()}
-    spacings = {name: spacing for spacing, name in SPACING_NAMES.items()}
-    for key, allowed in (
-        ("prediction_type", targets),
-        ("timestep_spacing", spacings),
-        ("beta_schedule", BETA_SCHEDULES),
-    ):
-        if entries[key] not in allowed:
-            raise ValueError(
-                f"{path}: {key}={entries[key]!r} is unknown; known are {', '.join(allowed)}"
-            )
-    make = BETA_SCHEDULES[entries["beta_schedule"]]
-    try:
-        if entries["trained_betas"] is not None:
-            schedule = schedules.from_betas(entries["trained_betas"])
-        else:
-            schedule = make(
-                entries["num_train_timesteps"], entries["beta_start"], entries["beta_end"]
-            )
-        if entries["rescale_betas_zero_snr"]:
-            schedule = schedules.zero_terminal(schedule)
-        sampling = Sampling(
-            spacings[entries["timestep_spacing"]],
-            entries["clip_sample_range"] if entries["clip_sample"] else None,
-            0 if entries["set_alpha_to_one"] else 1,
-        )
-        return Model(net, schedule, targets[entries["prediction_type"]], net.config.shape, sampling)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
