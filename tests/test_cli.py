@@ -75,6 +75,15 @@ def test_the_command_is_the_python_of_the_readme(run, model, tmp_path):
     assert np.abs(np.load(tmp_path / "a.npz")["images"].astype(int) - pixels).max() <= 1
 
 
+def test_each_image_may_have_its_eta(run, model, tmp_path):
+    for name, solver in (("a", "ddim:eta=0/0.5/1"), ("b", "ddim:eta=1")):
+        options = ("--steps", 3, "--solver", solver, "-o", f"{name}.npz")
+        assert run("sample", model, "--seeds", "0-2", *options)[0] == 0
+    a, b = (np.load(tmp_path / f"{name}.npz")["images"] for name in "ab")
+    assert np.abs(a[2].astype(int) - b[2]).max() <= 1
+    assert np.abs(a[0].astype(int) - b[0]).max() > 9
+
+
 def test_sample_reports_what_it_did_and_writes_a_grid_by_default(run, model, tmp_path):
     code, out, err = run("sample", model, "--seeds", "3", "--times", "1000,400,0", "--clip", 1)
     assert (code, out) == (0, "")
@@ -203,7 +212,23 @@ BAD = {
         "'even' is unknown; choose one of trailing",
     ),
     "times": (["sample", "MODEL", "--times", "1000,1,5"], "strictly monotone"),
-    "words for times": (["sample", "MODEL", "--times", "many"], "many"),
+    "words for times": (["sample", "MODEL", "--times", "many"], "'many' is not a list of t; write"),
+    "upward": (["sample", "MODEL", "--times", "500,1000"], "does not fall to 0"),
+    "short of 0": (["sample", "MODEL", "--times", "1000,500"], "does not fall to 0"),
+    "two plans": (
+        ["sample", "MODEL", "--times", "9,0", "--steps", "2"],
+        "--steps and --times exclude",
+    ),
+    "two schedules": (["plan", "--model", "MODEL", "--schedule", "cosine"], "exclude each other"),
+    "seed twice": (["sample", "MODEL", "--seeds", "1-3,2"], "names a seed twice"),
+    "too many seeds": (["sample", "MODEL", "--seeds", "0-99999999999"], "more than a million"),
+    "jpg": (["sample", "MODEL", "-o", "x.jpg"], "x.jpg is no place for images; name a .png"),
+    "png is a folder": (["sample", "MODEL", "-o", "EMPTY.png"], "EMPTY.png is no place for images"),
+    "T": (["plan", "--schedule", "linear:T=1e9"], "T=1000000000.0; choose a whole number"),
+    "beta": (["plan", "--schedule", "linear:beta_start=0"], "beta_start=0, .*above 0"),
+    "training seed": (["train", "digits", "--out", "x", "--seed", "-1"], "seed=-1; choose 0"),
+    "classes": (["train", "digits", "--out", "x", "--model", "CLASSES"], "set it to null"),
+    "wrong kinds": (["train", "digits", "--out", "x", "--model", "KINDS"], "whole numbers above 0"),
     "seeds": (["sample", "MODEL", "--seeds", "9-1"], "'9-1' is not a list of seeds; write"),
     "device": (["sample", "MODEL", "--device", "tpu"], "device='tpu' is not here; choose auto"),
     "label": (["sample", "MODEL", "--label", "3"], "do not give one"),
@@ -254,6 +279,9 @@ def test_bad_input_is_one_sentence_and_status_2_and_nothing_written(run, model, 
     words, expected = BAD[case]
     (tmp_path / "FILE").write_text("x")
     (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "EMPTY.png").mkdir()
+    (tmp_path / "CLASSES").write_text('{"num_class_embeds": 10}')
+    (tmp_path / "KINDS").write_text('{"block_out_channels": ["64", 64, 64, 64]}')
     harmed(tmp_path / "HARMED")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run(*(model if word == "MODEL" else word for word in words))
@@ -270,7 +298,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(run, monkeypatch, tm
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run("demo")
     assert code == 2
-    assert 'pip install "ddim[viz]"' in err
+    assert 'pip install -e ".[viz]" -c constraints.txt' in err
     assert not list(tmp_path.iterdir())
 
 

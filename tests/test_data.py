@@ -59,6 +59,26 @@ def test_colour_wins_over_grey_and_alpha_is_dropped(tmp_path):
     assert read(tmp_path).pixels[:, :, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
 
 
+def test_other_kinds_of_pictures_keep_what_is_seen(tmp_path):
+    kinds = {
+        "deep": Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)),
+        "grey with alpha": Image.merge(
+            "LA", [Image.new("L", (3, 1), 40), Image.new("L", (3, 1), 255)]
+        ),
+        "palette": Image.new("L", (3, 1), 90).convert("P"),
+        "clear": Image.new("RGBA", (3, 1), (255, 0, 0, 0)),
+    }
+    seen = {}
+    for name, picture in kinds.items():
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "a.png")
+        seen[name] = read(tmp_path / name).pixels[0, :, 0].tolist()
+    assert seen["deep"] == [[0, 100, 255]]
+    assert seen["grey with alpha"] == [[40] * 3]
+    assert seen["palette"] == [[90] * 3]
+    assert seen["clear"] == [[255] * 3]
+
+
 def test_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -128,7 +148,14 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         ),
         ({"images": np.zeros((2, 4, 4))}, "uint8 \\(N, H, W\\)"),
         ({"images": np.zeros((2, 4, 4, 2), np.uint8)}, "C 1 or 3"),
-        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3)}, "labels for 2 images"),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3, int)},
+            "labels for 2 images",
+        ),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array(["a", "b"])},
+            "whole numbers",
+        ),
         ({"images": np.zeros((0, 4, 4), np.uint8)}, "N at least 1"),
         ({"images": np.array([{"a": 1}], dtype=object)}, "plain arrays"),
     ],

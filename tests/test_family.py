@@ -77,6 +77,7 @@ def test_eta_1_is_the_ddpm_posterior_for_every_pair(schedule):
         mean_eps, _ = one_step(DDPM(), t, s, zero, one)
         assert mean_x0.item() == pytest.approx(on_x0 + on_x * t.signal, abs=1e-12)
         assert mean_eps.item() == pytest.approx(on_x * t.noise, abs=1e-12)
+        assert mean_eps.item() == pytest.approx(on_x * t.noise, rel=1e-9)  # however small
         assert std.item() ** 2 == pytest.approx(variance, abs=1e-12)
 
 
@@ -237,6 +238,19 @@ def test_the_variance_that_circulates_is_negative_for_every_t():
             upright, abs=1e-12
         )
         assert sigma(LINEAR.level(t), LINEAR.level(t - 1)) ** 2 < upright
+
+
+def test_sigma_hat_is_the_noise_between_two_levels_on_any_schedule():
+    for schedule in SCHEDULES:
+        t, s = schedule.level(700), schedule.level(300)
+        forward = (t.signal / s.signal * s.noise) ** 2 + sigma_hat(t, s) ** 2
+        assert forward == pytest.approx(t.noise**2, abs=1e-12)
+
+
+def test_a_single_step_into_data_admits_every_eta():
+    levels, x = ddim.plan(LINEAR, (100, 0)), torch.ones(1, 2, dtype=torch.float64)
+    end = sample(gaussian(), x, levels, DDIM(eta=5), ddim.Seeded([0]))
+    assert torch.equal(end, sample(gaussian(), x, levels))
 
 
 def test_sigma_hat_in_the_mean_would_leave_no_room():

@@ -1,6 +1,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from ddim import Level, plan, schedules
@@ -105,6 +106,12 @@ def test_t_outside_the_schedule_and_an_empty_plan_are_refused():
 def test_levels_made_by_hand_are_checked_too():
     with pytest.raises(ValueError, match="t=nan"):
         checked((Level(math.nan, 1.0, 2.0), Level(math.nan, 1.0, math.nan)))
+
+
+def test_steps_may_be_numpys_whole_numbers_but_not_fractions():
+    assert plan(schedules.linear(), np.int64(7)) == plan(schedules.linear(), 7)
+    with pytest.raises(ValueError, match=r"steps=7\.5; choose a whole number"):
+        plan(schedules.linear(), 7.5)
 
 
 def test_a_spacing_may_be_a_function():

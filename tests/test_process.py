@@ -35,6 +35,14 @@ def test_v_is_the_rotation_of_salimans_and_ho():
     assert row("v", at(1e-9)) == pytest.approx((0, 1), abs=1e-8)
 
 
+def test_flow_is_the_velocity_of_the_straight_line():
+    x0, eps = torch.randn(2, 3, dtype=torch.float64)
+    levels = [Level(math.nan, 1 - u, u) for u in (0.3, 0.3 + 1e-6)]
+    before, after = (diffuse(x0, level, eps) for level in levels)
+    a, b = row("flow", levels[0])
+    torch.testing.assert_close((after - before) / 1e-6, a * x0 + b * eps, rtol=0, atol=1e-8)
+
+
 @given(ratio=RATIOS)
 def test_another_x0_explains_the_same_x(ratio):
     level = at(ratio)

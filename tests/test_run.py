@@ -22,8 +22,8 @@ def script(monkeypatch, tmp_path):
     def run(command):
         module.commands.append(command)
         if "venv" in command:
-            (tmp_path / "env/bin").mkdir(parents=True)
-            (tmp_path / "env/bin/python").touch()
+            (tmp_path / "env/bin").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "env/pyvenv.cfg").touch()
         return next((code for word, code in module.codes.items() if word in command), 0)
 
     monkeypatch.setattr(module, "run", run)
@@ -41,7 +41,7 @@ def test_it_imports_the_standard_library_alone():
     assert loaded <= {*sys.stdlib_module_names, "__main__", "run"}
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["--help"]])
+@pytest.mark.parametrize("words", [[], ["dance"], ["demonstrate", "--help"]])
 def test_wrong_use_says_what_there_is(words):
     done = subprocess.run(
         [sys.executable, RUN, *words], capture_output=True, text=True, check=False
@@ -80,12 +80,39 @@ def test_an_installation_that_fails_is_tried_again(script, capsys):
     assert "installation failed" in capsys.readouterr().err
 
 
-def test_a_python_without_venv_names_the_package(script, capsys, tmp_path):
+def test_a_python_without_venv_names_the_package(script, capsys):
     script.codes["venv"] = 1
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         script.environment()
+    assert end.value.code == 2
     assert "apt install python3-venv" in capsys.readouterr().err
-    assert not (tmp_path / "env").exists()
+
+
+def test_an_interrupted_environment_is_made_anew(script):
+    script.codes["venv"] = 130
+    with pytest.raises(SystemExit) as end:
+        script.environment()
+    assert end.value.code == 130
+    script.codes.clear()
+    script.environment()
+    assert [command[2] for command in script.commands] == ["venv", "venv", "pip"]
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(script, capsys, tmp_path):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/thesis.txt").write_text("dear")
+    with pytest.raises(SystemExit) as end:
+        script.environment()
+    assert end.value.code == 2
+    assert script.commands == []
+    assert (tmp_path / "env/thesis.txt").read_text() == "dear"
+    assert "set DDIM_VENV" in capsys.readouterr().err
+
+
+def test_help_is_the_usage(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "--help"])
+    assert script.main() == 0
+    assert "python3 run.py demo" in capsys.readouterr().out
 
 
 def test_the_exit_status_is_that_of_the_first_check_that_fails(script, monkeypatch):

@@ -99,6 +99,8 @@ def test_one_eta_per_image_is_each_image_with_its_eta():
     noise = Seeded(range(3))
     x = noise.start((2, 4)).double()
     together = sample(gaussian(0.1), x, PLAN, DDIM(eta=etas), noise)
+    half = sample(gaussian(0.1), x.float(), PLAN, DDIM(eta=etas), noise)
+    assert half.dtype == torch.float32
     for i, eta in enumerate(etas):
         alone = sample(gaussian(0.1), x[i : i + 1], PLAN, DDIM(eta=eta), Seeded([i]))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
@@ -139,6 +141,11 @@ def test_a_plan_of_one_level_is_the_identity():
 def test_a_plan_that_turns_back_is_refused_before_the_network_is_asked():
     with pytest.raises(ValueError, match="strictly monotone"):
         sample(gaussian(), torch.ones(1), (PLAN[0], PLAN[3], PLAN[1]))
+
+
+def test_whole_numbers_are_no_images():
+    with pytest.raises(ValueError, match=r"torch\.int64; give floating-point"):
+        sample(gaussian(), torch.ones(1, 2, dtype=torch.int64), PLAN)
 
 
 def test_half_a_plan_goes_half_the_way():

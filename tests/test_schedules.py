@@ -40,8 +40,12 @@ def test_the_default_is_ddpms():
     ],
 )
 def test_the_tables_are_those_of_diffusers_to_its_precision(ours, theirs):
-    table = DDIMScheduler(**theirs).alphas_cumprod.double()
-    torch.testing.assert_close(ours.alpha_bar[1:], table, rtol=2e-4, atol=2e-7)
+    scheduler, alpha = DDIMScheduler(**theirs), ours.alpha_bar
+    table = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(alpha[1:], table, rtol=2e-4, atol=2e-7)
+    if not theirs.get("rescale_betas_zero_snr"):
+        betas = scheduler.betas.double()
+        torch.testing.assert_close(1 - alpha[1:] / alpha[:-1], betas, rtol=1e-5, atol=2e-7)
 
 
 @pytest.mark.parametrize("T", [2, 10, 50, 100, 1000, 4000])
@@ -160,14 +164,17 @@ def test_no_signal_is_time_T_where_the_table_ends_so():
         (lambda: schedules.from_betas([1e-4] * 10), "within 0.05 of 1"),
         (lambda: schedules.from_alpha_bar([1.0, 0.5, 0.001]), "without the leading 1"),
         (lambda: schedules.from_alpha_bar([0.5, 0.6, 0.001]), "from t=1 to t=2"),
-        (lambda: schedules.linear(0), "at least 1"),
+        (lambda: schedules.linear(0), "from 1 to 1000000"),
         (lambda: Schedule(torch.tensor([1.0, math.nan]), torch.tensor([0.0, 1.0])), "nan"),
         (lambda: Schedule(torch.ones(3), torch.ones(2)), "T\\+1 entries"),
         (
             lambda: Schedule(torch.tensor([1.0, -0.1]), torch.tensor([0.0, 1.0])),
             "no signal is negative",
         ),
-        (lambda: Schedule(torch.tensor([0.9, 0.1]), torch.tensor([0.1, 1.0])), "level 0 is clean"),
+        (lambda: Schedule(torch.tensor([0.9, 0.1]), torch.tensor([0.0, 1.0])), "level 0 is clean"),
+        (lambda: Schedule(torch.tensor([1.0, 0.1]), torch.tensor([0.1, 1.0])), "level 0 is clean"),
+        (lambda: Schedule(torch.tensor([1.0, 0.1]), torch.tensor([0.0, 0.94])), "within 0.05 of 1"),
+        (lambda: Schedule(torch.tensor([1.0, 0.1]), torch.tensor([0.0, 1.06])), "within 0.05 of 1"),
     ],
 )
 def test_a_broken_table_is_refused_with_the_reason(make, words):

@@ -138,6 +138,7 @@ def drop_weight(folder):
         ),
         (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "missing or damaged"),
         (lambda f: edit(f / "ddim.json", target="score"), "score"),
+        (lambda f: edit(f / "ddim.json", shape=[1, 9, 9]), "the network is for"),
         (lambda f: edit(f / "ddim.json", signal=[1.0, 0.5]), "does not describe a model"),
         (
             lambda f: (
@@ -169,6 +170,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_network_of_ones_own_is_refused_before_anything_is_written(tmp_path):
+    model = Model(torch.nn.Conv2d(1, 1, 1), schedules.linear(), "eps", (1, 8, 8))
+    with pytest.raises(ValueError, match="Conv2d is not a network that ddim can write"):
+        ddim.save(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_singular_target_is_refused_when_the_model_is_made():

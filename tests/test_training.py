@@ -106,6 +106,48 @@ def test_training_learns_and_leaves_the_model_it_was_given():
     assert averaged < 0.8 * untrained
 
 
+class Line(torch.nn.Module):
+    """The smallest network: one weight per pixel, with a dropout that tells training from use."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 64).reshape(1, 8, 8))
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, t):
+        return self.dropout(self.weight * x)
+
+
+def test_an_update_is_adam_on_the_clipped_gradient_and_the_average_follows():
+    """The loop in full, against the textbook's on the same batches; with dropout drawn alike."""
+    model = ddim.Model(Line(), schedules.cosine(), "v", (1, 8, 8))
+    options = Training(steps=6, batch_size=4, lr=0.3, warmup=2, ema=0.6, max_grad_norm=0.05)
+    torch.manual_seed(5)
+    ours = [update.model.net.weight.clone() for update in train(model, DIGITS, options)]
+    torch.manual_seed(5)
+    line, average, m, v = Line(), None, 0, 0
+    for n in range(6):
+        (slope,) = torch.autograd.grad(
+            loss(line, model.schedule, "v", draw(DIGITS, 1000, options, n)), line.weight
+        )
+        slope = slope * min(1, 0.05 / slope.norm())
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        step = m / (1 - 0.9 ** (n + 1)) / ((v / (1 - 0.999 ** (n + 1))).sqrt() + 1e-8)
+        with torch.no_grad():
+            line.weight -= 0.3 * rate(n, options) * step
+        decay = min(0.6, (1 + n) / (10 + n))
+        now = line.weight.detach().clone()
+        average = now if n == 0 else torch.lerp(now, average, decay)
+        torch.testing.assert_close(ours[n], average, rtol=0, atol=1e-5)
+
+
+def test_the_noise_of_a_batch_is_normal_and_its_order_depends_on_the_seed():
+    x0, _, eps = draw(DIGITS, 1000, Training(batch_size=512), 3)
+    assert eps.mean().abs() < 5 / eps.numel() ** 0.5
+    assert (eps.square().mean() - 1).abs() < 5 * (2 / eps.numel()) ** 0.5
+    assert not torch.equal(x0, draw(DIGITS, 1000, Training(batch_size=512, seed=1), 3)[0])
+
+
 def test_the_same_seed_trains_the_same_model():
     options = Training(steps=3, batch_size=4)
     ends = [list(train(tiny_model(), DIGITS, options))[-1].model.net.state_dict() for _ in range(2)]

@@ -71,6 +71,7 @@ def test_the_configuration_is_that_of_diffusers_field_by_field():
             "'SkipDownBlock2D' is not in this U-Net",
         ),
         ({"up_block_types": ("UpBlock2D",)}, "one block per width"),
+        ({"layers_per_block": 0}, "whole numbers above 0"),
         ({"act_fn": "gelu"}, "act_fn='gelu' .*silu"),
         ({"block_out_channels": (32, 40, 64)}, "multiple of norm_num_groups=16"),
         ({"block_out_channels": (32, 48, 64), "attention_head_dim": 32}, "attention_head_dim=32"),

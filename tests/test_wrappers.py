@@ -53,12 +53,14 @@ def test_clip_cuts_at_the_limit():
 
 
 def test_threshold_is_one_scale_per_image_at_its_quantile():
-    x0 = torch.stack([torch.linspace(0, 4, 101), torch.linspace(0, 0.5, 101)])
+    x0 = torch.stack([torch.linspace(0, -4, 101), torch.linspace(0, 0.5, 101)])
     p = threshold(answering(x0), quantile=0.5)(torch.zeros(2, 101), T500)
-    torch.testing.assert_close(p.x0[0], (torch.linspace(0, 4, 101) / 2).clamp(max=1))
+    torch.testing.assert_close(p.x0[0], (torch.linspace(0, -4, 101) / 2).clamp(min=-1))
     torch.testing.assert_close(p.x0[1], x0[1])
     capped = threshold(answering(x0), quantile=0.5, maximum=1.6)(torch.zeros(2, 101), T500)
-    torch.testing.assert_close(capped.x0[0], (torch.linspace(0, 4, 101) / 1.6).clamp(max=1))
+    torch.testing.assert_close(capped.x0[0], (torch.linspace(0, -4, 101) / 1.6).clamp(min=-1))
+    usual = threshold(answering(torch.linspace(0, 4, 1001)[None]))(torch.zeros(1, 1001), T500)
+    assert (usual.x0 == 1).sum() == 6  # all from the quantile 0.995 on
     with pytest.raises(ValueError, match="quantile=0"):
         threshold(answering(x0), quantile=0)
 
@@ -75,8 +77,9 @@ def test_encode_starts_from_clean_images_and_refuses_what_it_cannot_invert():
     torch.testing.assert_close(reconstruct(gaussian(), x, levels), x, rtol=0, atol=0.1)
     with pytest.raises(ValueError, match="pass plan"):
         encode(gaussian(), x, levels[::-1])
-    with pytest.raises(ValueError, match="rising plan"):
-        encode(gaussian(), x, levels, DDPM())
+    for wrong in (encode, reconstruct):
+        with pytest.raises(ValueError, match="rising plan"):
+            wrong(gaussian(), x, levels, DDPM())
 
 
 def test_slerp_keeps_the_norm_of_noise():
@@ -90,19 +93,20 @@ def test_slerp_keeps_the_norm_of_noise():
 
 
 def test_slerp_moves_at_constant_speed_along_the_arc_of_each_image():
-    a = torch.tensor([[2.0, 0.0], [1.0, 0.0]]).double()
-    b = torch.tensor([[0.0, 2.0], [math.cos(0.3), math.sin(0.3)]]).double()
+    a = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).double()
+    b = torch.tensor([[0.0, 2.0], [math.sin(0.3), math.cos(0.3)]]).double()
     third = slerp(a, b, 1 / 3)
     torch.testing.assert_close(
         third[0], torch.tensor([2 * math.cos(math.pi / 6), 2 * math.sin(math.pi / 6)]).double()
     )
-    torch.testing.assert_close(third[1], torch.tensor([math.cos(0.1), math.sin(0.1)]).double())
+    torch.testing.assert_close(third[1], torch.tensor([math.sin(0.1), math.cos(0.1)]).double())
     each = slerp(a, b, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(each, torch.stack([a[0], b[1]]))
 
 
 def test_slerp_of_parallel_images_is_the_line():
     a = torch.tensor([[1.0, 2.0, 2.0]], requires_grad=True)
+    torch.testing.assert_close(slerp(a, -a, 0.25), 0.5 * a)
     mixed = slerp(a, 3 * a.detach(), 0.5)
     torch.testing.assert_close(mixed, 2 * a)
     (slope,) = torch.autograd.grad(mixed.sum(), a)

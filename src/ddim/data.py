@@ -9,11 +9,14 @@ import zlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -87,8 +90,8 @@ def read(source: str | Path, size: int | None = None) -> Images:
     """The images of a folder (searched through) or of an .npz; "digits" names the bundled ones.
 
     An .npz holds `images`, uint8 (N, H, W) or (N, H, W, 1 or 3), and perhaps `labels` (N,). A
-    folder's images are grey if all of them are, else RGB; `size` crops each to a centred square
-    and resizes it to size × size.
+    folder's images are grey if all of them are, else RGB, the first frame of each, transparency
+    on white; `size` crops each to a centred square and resizes it to size × size.
     Raises FileNotFoundError or ValueError with the name of the offending file.
     """
     path = Path(source)
@@ -103,7 +106,7 @@ def read(source: str | Path, size: int | None = None) -> Images:
             )
         return _read_npz(path)
     if not path.is_dir():
-        missing = "does not exist" if not path.exists() else "is neither"
+        missing = "does not exist" if not path.exists() else "is neither a folder nor an .npz"
         raise FileNotFoundError(
             f"{path} {missing}; give a folder of images, an .npz, or the word digits"
         )
@@ -131,7 +134,10 @@ def _read_npz(path: Path) -> Images:
             f"{path}: images is {images.dtype} {images.shape}; "
             "it must be uint8 (N, H, W) or (N, H, W, C) with C 1 or 3"
         )
-    labels = torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None
+    labels = arrays.get("labels")
+    if labels is not None and labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels is {labels.dtype}; it must hold whole numbers")
+    labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return Images(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels)
 
 
@@ -159,8 +165,7 @@ def _read_picture(file: Path, size: int | None) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+                picture = _plain(ImageOps.exif_transpose(opened))
     except (
         OSError,
         ValueError,
@@ -175,6 +180,23 @@ def _read_picture(file: Path, size: int | None) -> Array:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     array = np.asarray(picture)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _plain(picture: Image) -> Image:
+    """As L or RGB: 16-bit grey scaled down, transparency on white, a palette of greys grey."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), clear)
+    colour = picture.convert("RGB")
+    red, green, blue = (np.asarray(band) for band in colour.split())
+    grey = picture.mode != "RGB" and (red == green).all() and (red == blue).all()
+    return colour.convert("L") if grey else colour
 
 
 def _one_mode(pictures: list[Array]) -> list[Array]:

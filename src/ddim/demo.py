@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """The rows, the distances of digits from digits, and the first images of each row."""
+    """The rows, the distances of digits from digits, and the images of each row."""
 
     num: int
     rows: list[Row]
@@ -78,16 +78,26 @@ class Results:
 def trained(out: Path, tick: Tick, *, retrain: bool = False) -> Model:
     """The demo's model, from the folder if it was trained in this very way, else new and saved."""
     data = digits()
-    if not retrain and holds_model(out):
-        model = load(out)
-        if model.notes == notes(data, TRAINING):
-            return model
     model = Model.new(data.shape, cosine(), "v")
+    if holds_model(out) and not retrain:
+        held = load(out)
+        if _trained_alike(held, model, {**notes(data, TRAINING), "updates": TRAINING.steps}):
+            return held
+        raise ValueError(f"{out} holds another model; choose another --out, or --retrain")
     for update in train(model, data, TRAINING):
         tick("training", 1)
         model = update.model
     save(model, out)
     return load(out)
+
+
+def _trained_alike(held: Model, fresh: Model, about: dict[str, Any]) -> bool:
+    return (
+        held.notes == about
+        and held.target == fresh.target
+        and torch.equal(held.schedule.signal, fresh.schedule.signal)
+        and held.net.config == fresh.net.config
+    )
 
 
 def measured(
@@ -108,7 +118,7 @@ def measured(
         seen = to_float(to_pixels(end))
         distances = frechet(seen, real), sliced_w2(seen, real)
         rows.append(Row(spec, steps, calls(solver, plan), 1000 * spent / num, *distances))
-        images.append(end[:SHOWN])
+        images.append(end)
     return Results(num, rows, floor(real, num), images)
 
 
@@ -134,7 +144,7 @@ def samples_picture(results: Results) -> Image:
 
     side, margin = 56, 130
     names = ["digits", *map(label, results.rows)]
-    shown = [digits().pixels[:SHOWN], *(to_pixels(images) for images in results.images)]
+    shown = [digits().pixels[:SHOWN], *(to_pixels(images[:SHOWN]) for images in results.images)]
     canvas = Image.new("L", (margin + SHOWN * (side + 2), len(shown) * (side + 2)), 255)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=18)
     for i, (name, strip) in enumerate(zip(names, shown, strict=True)):
@@ -157,7 +167,8 @@ def plotting() -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            'the demo draws with matplotlib; install it with: pip install "ddim[viz]"'
+            "the demo draws with matplotlib; install it with: "
+            'pip install -e ".[viz]" -c constraints.txt'
         ) from error
     return Figure
 

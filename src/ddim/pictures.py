@@ -44,6 +44,8 @@ def save_arrays(images: Tensor, seeds: Sequence[int], path: str | Path) -> None:
 
 def grid(images: Tensor, columns: int | None = None) -> Image:
     """Images (B, 1 or 3, H, W) in [-1, 1] side by side, a pixel of white between them."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"images are {tuple(images.shape)}; give (B, 1 or 3, H, W), B at least 1")
     pixels = to_pixels(images).cpu()
     b, c, h, w = pixels.shape
     columns = columns or math.ceil(math.sqrt(b))

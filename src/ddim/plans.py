@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -28,8 +28,11 @@ def plan(
     Raises ValueError for a number of steps the schedule does not admit, t outside 0..T, or t that
     turn back.
     """
-    if not isinstance(steps, int):
+    if isinstance(steps, Iterable):
         return checked(tuple(schedule.level(t) for t in steps))
+    if steps != int(steps):
+        raise ValueError(f"steps={steps}; choose a whole number")
+    steps = int(steps)
     if not 1 <= steps <= schedule.T:
         raise ValueError(
             f"steps={steps} but the schedule has T={schedule.T}; "

@@ -40,6 +40,8 @@ def trace(
     For previews, progress and early stops. A Prediction sent back replaces the one yielded: the
     solver goes on from its x.
     """
+    if not x.is_floating_point():
+        raise ValueError(f"x holds {x.dtype}; give floating-point numbers, images in [-1, 1]")
     state = x.to(torch.promote_types(x.dtype, torch.float32))
     run = solver(state, checked(plan), noise or undrawn)
     answer: Prediction | None = None

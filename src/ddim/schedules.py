@@ -126,10 +126,10 @@ def _check(signal: Tensor, noise: Tensor) -> None:
         )
     if not (torch.isfinite(signal).all() and torch.isfinite(noise).all()):
         raise ValueError("the tables hold a nan or an infinity; give finite numbers")
-    if noise[0] != 0 or signal[0] <= 0 or signal.min() < 0:
+    if noise[0] != 0 or signal[0] != 1 or signal.min() < 0:
         raise ValueError(
             f"signal_0={signal[0]:g}, noise_0={noise[0]:g}, least signal {signal.min():g}; "
-            "level 0 is clean data (noise 0, signal above 0), and no signal is negative"
+            "level 0 is clean data (signal 1, noise 0), and no signal is negative"
         )
     falls = (noise[1:] * signal[:-1] <= noise[:-1] * signal[1:]).nonzero()
     if len(falls):
@@ -171,9 +171,23 @@ def _variance_preserving(signal: Tensor, noise: Tensor) -> Schedule:
 
 
 def _levels(T: int) -> int:
-    if T < 1:
-        raise ValueError(f"T={T}; choose at least 1 level")
+    if not isinstance(T, int) or not 1 <= T <= 1_000_000:
+        raise ValueError(f"T={T}; choose a whole number from 1 to 1000000")
     return T
+
+
+def _ends(
+    T: int, given: tuple[float | None, float | None], defaults: tuple[float, float]
+) -> tuple[float, float]:
+    first, last = (
+        default / _levels(T) if end is None else end
+        for end, default in zip(given, defaults, strict=True)
+    )
+    if not all(isinstance(end, int | float) and 0 < end <= 1 for end in given if end is not None):
+        raise ValueError(
+            f"beta_start={first}, beta_end={last}; choose numbers above 0 and at most 1"
+        )
+    return first, last
 
 
 def linear(
@@ -184,7 +198,7 @@ def linear(
     That is 1e-4 to 0.02 at T = 1000; the division keeps noise_T the same for every T. Given betas
     are taken as they are.
     """
-    start, end = beta_start or 0.1 / _levels(T), beta_end or 20 / T
+    start, end = _ends(T, (beta_start, beta_end), (0.1, 20.0))
     return from_betas(torch.linspace(start, end, T, dtype=torch.float64).clamp(max=0.999))
 
 
@@ -194,7 +208,7 @@ def scaled_linear(
     """Latent diffusion's schedule: √β evenly, β from 0.85/T to 12/T, at most 0.999. Rombach et al.
     2022.
     """
-    start, end = beta_start or 0.85 / _levels(T), beta_end or 12 / T
+    start, end = _ends(T, (beta_start, beta_end), (0.85, 12.0))
     return from_betas(
         (torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2).clamp(max=0.999)
     )

@@ -26,27 +26,41 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put content at path whole or not at all: temporary file, fsync, rename, fsync of folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Put content at path whole or not at all."""
+    write_all(path.parent, {path.name: content})
+
+
+def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into a folder: all as temporary files, synced, and then all renamed at once."""
+    staged = [(folder / name, content) for name, content in contents.items()]
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path, _ in staged}
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        for path, content in staged:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, _ in staged:
+            temporary[path].replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    for parent in {path.parent for path, _ in staged}:
+        descriptor = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON document, indented."""
-    write(path, (json.dumps(content, indent=2) + "\n").encode())
+    write(path, _json(content))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,34 +87,38 @@ def save(model: Model, path: str | Path) -> None:
     and the notes.
     """
     folder = Path(path)
+    if type(model.net) not in [kind.network for kind in NETS.values()]:
+        raise ValueError(
+            f"{type(model.net).__name__} is not a network that ddim can write; "
+            f"it has {', '.join(NETS)}, so keep the weights of yours with safetensors"
+        )
     process = (model.schedule, model.target, model.sampling)
     pipeline = isinstance(model.net, UNet) and convert.expressible(*process)
-    config, weights = PIPELINE if pipeline else PLAIN
-    write(
-        folder / weights,
-        safetensors.torch.save(_contiguous(model.net.state_dict()), {"format": "pt"}),
-    )
-    write_json(folder / config, _net_config(model))
-    write_json(
-        folder / "ddim.json",
-        {
-            "format": 1,
-            "version": __version__,
-            "torch": torch.__version__,
-            "target": model.target,
-            "shape": list(model.shape),
-            "range": [-1, 1],
-            "sampling": asdict(model.sampling),
-            **model.notes,
-            "signal": model.schedule.signal.tolist(),
-            "noise": model.schedule.noise.tolist(),
-        },
-    )
+    (config, weights), stale = (PIPELINE, PLAIN) if pipeline else (PLAIN, PIPELINE)
+    about = {
+        "format": 1,
+        "version": __version__,
+        "torch": torch.__version__,
+        "target": model.target,
+        "shape": list(model.shape),
+        "range": [-1, 1],
+        "sampling": asdict(model.sampling),
+        **model.notes,
+        "signal": model.schedule.signal.tolist(),
+        "noise": model.schedule.noise.tolist(),
+    }
+    state = _contiguous(model.net.state_dict())
+    files = {
+        weights: safetensors.torch.save(state, {"format": "pt"}),
+        config: _json(_net_config(model)),
+        "ddim.json": _json(about),
+    }
     if pipeline:
-        write_json(folder / SCHEDULER, convert.scheduler_config(*process))
-        write_json(folder / "model_index.json", convert.MODEL_INDEX)
-    else:
-        (folder / "model_index.json").unlink(missing_ok=True)  # of an older model in this folder
+        files[SCHEDULER] = _json(convert.scheduler_config(*process))
+        files["model_index.json"] = _json(convert.MODEL_INDEX)
+    write_all(folder, files)
+    for name in (*stale, *(() if pipeline else (SCHEDULER, "model_index.json"))):
+        (folder / name).unlink(missing_ok=True)  # of an older model in this folder
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -172,6 +190,12 @@ def _fill(net: nn.Module, path: Path) -> None:
 
 def _described(net: nn.Module, path: Path) -> Model:
     entries = read_json(path)
+    shape = getattr(getattr(net, "config", None), "shape", None)
+    if entries.get("shape") != list(shape or ()):
+        raise ValueError(
+            f"{path} says images of {entries.get('shape')}, the network is for {shape}; "
+            "the files do not belong together"
+        )
     known = (
         "format",
         "version",

@@ -38,6 +38,8 @@ class Training:
         for name in ("steps", "batch_size", "lr", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}; choose a number above 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}; choose 0 to 2^63 - 1")
         if self.warmup < 0 or not 0 <= self.ema < 1:
             raise ValueError(
                 f"warmup={self.warmup}, ema={self.ema}; "
@@ -76,7 +78,8 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rate(n, options))
     net, optimizer = accelerator.prepare(net, optimizer)
     averaged.to(accelerator.device).eval().requires_grad_(False)
-    shown = replace(model, net=averaged.module, notes={**model.notes, **notes(images, options)})
+    shown = replace(model, net=averaged.module)
+    about = {**model.notes, **notes(images, options)}
     for step in range(options.steps):
         batch = [
             part.to(accelerator.device) for part in draw(images, model.schedule.T, options, step)
@@ -92,7 +95,8 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
         schedule.step()
         optimizer.zero_grad()
         averaged.update_parameters(accelerator.unwrap_model(net))
-        yield Update(step + 1, objective.detach(), shown)
+        done = replace(shown, notes={**about, "updates": step + 1})
+        yield Update(step + 1, objective.detach(), done)
 
 
 def draw(images: Images, T: int, options: Training, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
+    from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
+    from ddim.schedules import Schedule
 
 
 def progress() -> Progress:
@@ -74,8 +76,38 @@ def integers(text: str) -> list[int]:
             raise ValueError(
                 f"{text!r} is not a list of seeds; write numbers and ranges such as 0-15,20"
             )
+        if len(chosen) + int(last) - int(first) >= 1_000_000:
+            raise ValueError(f"{text!r} holds more than a million seeds; ask for fewer at a time")
         chosen.extend(range(int(first), int(last) + 1))
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{text!r} names a seed twice; name each once")
     return chosen
+
+
+def listed(text: str) -> list[float]:
+    """The levels of a list such as 1000,400,0."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a list of t; write it as 1000,400,0") from error
+
+
+def only_one(**given: object) -> None:
+    """Raise ValueError if more than one of some options is given."""
+    names = [f"--{name}" for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(names)} exclude each other; give one of them")
+
+
+def laid(schedule: Schedule, steps: int | None, spacing: str | None, times: str | None) -> Plan:
+    """The plan of --steps (20 where nothing is given) and --spacing, or of --times."""
+    from ddim import plan
+
+    only_one(steps=steps, times=times)
+    only_one(spacing=spacing, times=times)
+    if times is not None:
+        return plan(schedule, listed(times))
+    return plan(schedule, min(20, schedule.T) if steps is None else steps, spacing or "trailing")
 
 
 def writable(folder: Path) -> None:

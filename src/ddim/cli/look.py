@@ -9,31 +9,35 @@ from typing import Annotated
 
 import typer
 
+from ddim.cli.console import laid, only_one
+
 
 def plan(
-    steps: Annotated[int, typer.Option(help="Intervals, 1 to T.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Intervals, 1 to T; usually 20.")] = None,
     spacing: Annotated[
-        str, typer.Option(help="trailing, leading, uniform, quadratic, log_snr or rho.")
-    ] = "trailing",
+        str | None,
+        typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho."),
+    ] = None,
     schedule: Annotated[
-        str, typer.Option(help="linear, scaled_linear, cosine, rectified_flow; linear:T=4000.")
-    ] = "linear",
+        str | None,
+        typer.Option(help="linear (usual), scaled_linear, cosine, rectified_flow; linear:T=4000."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Take the schedule of this model's folder instead.")
     ] = None,
     times: Annotated[
-        str, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
-    ] = "",
+        str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
+    ] = None,
     eta: Annotated[float, typer.Option(help="The η of the column σ(η).")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Print the levels a sampler visits: t, α, signal, noise, and the σ(η) of the step to each."""
-    import ddim
-    from ddim import schedules, spec
+    from ddim import schedules, spec, store
     from ddim.solvers.ddim import largest_eta, sigma
 
-    table = ddim.load(model).schedule if model else spec.choose(schedule, schedules.SCHEDULES)
-    levels = ddim.plan(table, [float(t) for t in times.split(",")] if times else steps, spacing)
+    only_one(model=model, schedule=schedule)
+    named = spec.choose(schedule or "linear", schedules.SCHEDULES)
+    levels = laid(store.load(model).schedule if model else named, steps, spacing, times)
     most = largest_eta(levels)
     if not 0 <= eta <= most:
         raise ValueError(f"eta={eta:g} is not admissible on this plan; choose 0 to {most:.6g}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ddim.cli.console import counted, device as find_device, integers, progress, writable
+from ddim.cli.console import counted, device as find_device, integers, laid, progress, writable
 
 
 def sample(
@@ -21,17 +21,19 @@ def sample(
         ),
     ] = Path("grid.png"),
     steps: Annotated[
-        int, typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T.")
-    ] = 20,
+        int | None,
+        typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T; usually 20."),
+    ] = None,
     solver: Annotated[
         str, typer.Option(help="Such as ddim:eta=0.5, ddim:eta=1,added=hat, or ddpm.")
     ] = "ddim:eta=0",
     spacing: Annotated[
-        str, typer.Option(help="trailing, leading, uniform, quadratic, log_snr or rho.")
-    ] = "trailing",
+        str | None,
+        typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho."),
+    ] = None,
     times: Annotated[
-        str, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
-    ] = "",
+        str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="One image per seed, such as 0-15,20.")] = "0-15",
     label: Annotated[
         int | None, typer.Option(help="The class, for a model trained with classes.")
@@ -51,12 +53,17 @@ def sample(
     from ddim import pictures
 
     chosen = integers(seeds)
-    writable(output if output.suffix not in (".png", ".npz") else output.parent)
+    kind = output.suffix.lower()
+    if kind not in (".png", ".npz", "") or (kind and output.is_dir()):
+        raise ValueError(f"{output} is no place for images; name a .png, an .npz, or a folder")
+    writable(output.parent if kind else output)
     method, opened = ddim.build(solver), ddim.load(model, find_device(device))
-    plan = opened.plan([float(t) for t in times.split(",")] if times else steps, spacing)
+    plan = laid(opened.schedule, steps, spacing, times)
+    if plan[-1].noise or len(plan) < 2:
+        raise ValueError(f"--times {times} does not fall to 0, so it ends in noise; end it with 0")
     denoiser = opened.denoiser(label, clip)
-    calls = ddim.calls(method, plan)
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    calls = ddim.calls(method, plan, len(batches[0]))
     images, begin = [], time.perf_counter()
     with progress() as bar, torch.no_grad():
         task = bar.add_task("sampling", total=calls * len(batches))
@@ -65,9 +72,9 @@ def sample(
             x = noise.start(opened.shape, next(opened.net.parameters()).device)
             images.append(ddim.sample(counted(denoiser, bar, task), x, plan, method, noise).cpu())
     spent = time.perf_counter() - begin
-    if output.suffix == ".png":
+    if kind == ".png":
         pictures.save_grid(torch.cat(images), output)
-    elif output.suffix == ".npz":
+    elif kind == ".npz":
         pictures.save_arrays(torch.cat(images), chosen, output)
     else:
         pictures.save_each(torch.cat(images), chosen, output)

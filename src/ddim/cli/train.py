@@ -15,11 +15,14 @@ def train(
     data: Annotated[str, typer.Argument(help="A folder of images, an .npz, or the word digits.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
     steps: Annotated[
-        int, typer.Option("--steps", "--max-steps", help="Updates of the weights.")
-    ] = 20_000,
-    batch_size: Annotated[int, typer.Option(help="Images per update.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
+        int | None,
+        typer.Option("--steps", "--max-steps", help="Updates of the weights; usually 20000."),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per update; usually 64.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; usually 2e-3.")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Decay of the averaged weights; usually 0.999.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, times and noise.")] = 0,
     target: Annotated[
         str, typer.Option(help="What the network predicts: eps, x0, v or flow.")
@@ -43,7 +46,8 @@ def train(
     from ddim import schedules, spec, store
     from ddim.nets import UNetConfig
 
-    options = ddim.Training(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed)
+    given = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed}
+    options = ddim.Training(**{name: v for name, v in given.items() if v is not None})  # type: ignore[arg-type]
     table = spec.choose(schedule, schedules.SCHEDULES)
     writable(out)
     if store.holds_model(out) and not overwrite:
@@ -52,24 +56,30 @@ def train(
         )
     images = ddim.read(data, size)
     config = UNetConfig.read(store.read_json(model)) if model else None
+    if config and config.num_class_embeds is not None:
+        raise ValueError(
+            f"{model}: num_class_embeds={config.num_class_embeds}, but ddim train makes models "
+            "without classes; set it to null"
+        )
     untrained = ddim.Model.new(images.shape, table, target, config, seed)
     print(f"{len(images)} images of {images.shape}, {untrained.size:,} weights", file=sys.stderr)
     update = None
     with progress() as bar:
-        task = bar.add_task("training", total=steps)
+        task = bar.add_task("training", total=options.steps)
         try:
             for update in ddim.train(untrained, images, options):
                 bar.advance(task)
                 if update.step % 50 == 0:
                     bar.update(task, description=f"training, loss {float(update.loss):.4f}")
-                if update.step % save_every == 0 or update.step == steps:
+                if update.step % save_every == 0 or update.step == options.steps:
                     ddim.save(update.model, out)
         except KeyboardInterrupt:
             if update is None:
                 raise
             ddim.save(update.model, out)
             print(
-                f"{out}: stopped and saved after {update.step} of {steps} updates", file=sys.stderr
+                f"{out}: stopped and saved after {update.step} of {options.steps} updates",
+                file=sys.stderr,
             )
             raise typer.Exit(130) from None
-    print(f"{out}: trained. Next: ddim sample {out} --steps 20 -o grid.png", file=sys.stderr)
+    print(f"{out}: trained. Next: ddim sample {out} -o grid.png", file=sys.stderr)

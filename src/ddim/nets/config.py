@@ -76,6 +76,13 @@ class UNetConfig:
                     f"{key} has {len(getattr(self, key))} entries and block_out_channels "
                     f"{len(self.block_out_channels)}; give one block per width"
                 )
+        counts = (self.layers_per_block, self.norm_num_groups, *self.block_out_channels)
+        if not all(isinstance(count, int) and count > 0 for count in counts):
+            raise ValueError(
+                f"layers_per_block={self.layers_per_block}, "
+                f"norm_num_groups={self.norm_num_groups}, "
+                f"block_out_channels={self.block_out_channels} must be whole numbers above 0"
+            )
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % (self.attention_head_dim or width):
                 raise ValueError(
@@ -100,7 +107,10 @@ class UNetConfig:
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()
         }
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"a U-Net option has the wrong kind ({error})") from error
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -33,15 +33,14 @@ class DDIM:
 
     def __post_init__(self) -> None:
         for eta in self._etas:
-            if not 0 <= eta < math.inf:
-                raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM)")
+            if not isinstance(eta, int | float) or not 0 <= eta < math.inf:
+                raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM), or a tuple")
         if self.added not in ("sigma", "hat"):
             raise ValueError(f"added={self.added!r}; choose 'sigma' or 'hat'")
-        if self.added == "hat" and (self.eta != 1 or self.sigmas is not None):
-            raise ValueError(
-                f"added='hat' is defined for eta=1 without sigmas; "
-                f"got eta={self.eta}, sigmas={self.sigmas}"
-            )
+        if self.added == "hat" and self.eta != 1:
+            raise ValueError(f"added='hat' is defined for eta=1; got eta={self.eta}")
+        if self.sigmas is not None and not isinstance(self.sigmas, tuple):
+            raise ValueError(f"sigmas={self.sigmas}; give a tuple, one σ per step")
         if self.sigmas is not None and self.eta != 0:
             raise ValueError(f"eta={self.eta} and sigmas both set σ; give one of them")
 
