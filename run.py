@@ -34,14 +34,14 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in ("demo", "test"):
         return fail(USAGE)
     python = sys.executable if os.environ.get("DDIM_USE_CURRENT_ENV") else environment()
-    for command in commands(sys.argv[1], sys.argv[2:]):
+    for command in modules(sys.argv[1], sys.argv[2:]):
         code = run([python, "-m", *command])
         if code:
             return code
     return 0
 
 
-def commands(word: str, rest: list[str]) -> list[list[str]]:
+def modules(word: str, rest: list[str]) -> list[list[str]]:
     """The modules to run, one after the other."""
     if word == "demo":
         return [["ddim", "demo", *rest]]
