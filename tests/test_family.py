@@ -283,8 +283,18 @@ def test_eta_beyond_what_the_plan_admits_names_the_bound(steps, spacing, most):
     levels, noise = ddim.plan(LINEAR, steps, spacing), ddim.Seeded([0])
     x = torch.ones(1, 2, dtype=torch.float64)
     assert sample(gaussian(), x, levels, DDIM(eta=most - 1e-3), noise).isfinite().all()
-    with pytest.raises(ValueError, match=rf"eta={most + 1e-3:g} .*choose 0 to {most:.3f}"):
+    with pytest.raises(ValueError, match="asks for more") as refused:
         sample(gaussian(), x, levels, DDIM(eta=most + 1e-3), noise)
+    named = float(str(refused.value).rpartition(" ")[2])
+    assert named == pytest.approx(most, abs=6e-4)
+    assert sample(gaussian(), x, levels, DDIM(eta=named), noise).isfinite().all()
+
+
+def test_levels_that_all_but_meet_leave_no_room_for_noise():
+    low = Level(math.nan, 0.6, 0.8)
+    high = Level(math.nan, 0.6, math.nextafter(0.8, 1))
+    x = torch.ones(1, 2, dtype=torch.float64)
+    assert sample(gaussian(), x, (high, low), DDPM(), ddim.Seeded([0])).isfinite().all()
 
 
 def refuse(x, level):
@@ -300,6 +310,10 @@ def refuse(x, level):
         (lambda: DDIM(added="hats"), "'sigma' or 'hat'"),
         (lambda: DDIM(eta=0.5, added="hat"), "defined for eta=1"),
         (lambda: DDIM(eta=0.5, sigmas=(0.1, 0.0)), "give one of them"),
+        (lambda: DDIM(eta=()), r"eta=\(\); give one number"),
+        (lambda: DDIM(eta=[0.5]), r"eta=\[0\.5\]"),
+        (lambda: DDIM(sigmas=(-0.1, 0.0)), "numbers from 0"),
+        (lambda: DDIM(sigmas=(math.nan,)), "numbers from 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_construction(make, words):
@@ -312,7 +326,9 @@ def test_options_that_make_no_sense_are_refused_at_construction(make, words):
     [
         (DDIM(sigmas=(0.1,)), (1000, 500, 0), "1 sigmas for 2 steps"),
         (DDIM(sigmas=(0.1, 0.1)), (1000, 500, 0), r"sigmas\[1\]=0.1 .*choose 0\.\.0"),
-        (DDIM(sigmas=(-0.1, 0.0)), (1000, 500, 0), r"sigmas\[0\]=-0.1"),
+        (DDIM(eta=(0.0, 0.0, 0.0)), (1000, 900, 0), "3 values of eta for a batch of 2"),
+        (DDIM(eta=0.5), (1000, 999, 1000), "strictly monotone"),
+        (DDIM(eta=0.5), (999, 1000), "rising plan"),
         (DDIM(eta=2), (1000, 900, 0), "eta=2 asks for more"),
         (DDIM(eta=(0.0, 2.0)), (1000, 900, 0), "eta=2 asks for more"),
         (DDIM(eta=(0.0, 0.5, 1.0)), (1000, 900, 0), "3 values of eta for a batch of 2"),

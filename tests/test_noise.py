@@ -39,6 +39,7 @@ def test_dtype_and_order_of_calls_change_nothing_but_rounding():
     assert torch.equal(wide, later.double())
     assert torch.equal(noise(like.bfloat16(), 7), later.bfloat16())
     assert torch.equal(noise.start((6,)), noise(like, -1))
+    assert noise.start((6,), device="meta").device.type == "meta"
 
 
 def test_the_streams_stay_what_they_are():

@@ -99,8 +99,8 @@ def test_one_eta_per_image_is_each_image_with_its_eta():
     noise = Seeded(range(3))
     x = noise.start((2, 4)).double()
     together = sample(gaussian(0.1), x, PLAN, DDIM(eta=etas), noise)
-    half = sample(gaussian(0.1), x.float(), PLAN, DDIM(eta=etas), noise)
-    assert half.dtype == torch.float32
+    seen = [p.x.dtype for _, p in trace(gaussian(), x.float(), PLAN, DDIM(eta=etas), noise)]
+    assert set(seen) == {torch.float32}
     for i, eta in enumerate(etas):
         alone = sample(gaussian(0.1), x[i : i + 1], PLAN, DDIM(eta=eta), Seeded([i]))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
@@ -123,6 +123,7 @@ def test_sigmas_of_eta_are_that_eta():
 def test_deterministic_solvers_draw_nothing_and_others_say_that_they_need_noise():
     x = torch.ones(2, 3)
     sample(gaussian(), x, PLAN, DDIM(eta=(0.0, 0.0)))
+    sample(gaussian(), x, PLAN, DDIM(sigmas=(0.0,) * 6))
     with pytest.raises(ValueError, match=r"pass noise=ddim\.Seeded"):
         sample(gaussian(), x, PLAN, DDPM())
 

@@ -46,7 +46,7 @@ def test_schedules_are_built_by_the_same_words():
         ("ddim:eta", "no option 'eta'"),
         ("ddpm:eta=1", "no options at all"),
         ("ddim:eta=lots", "eta=lots; choose 0"),
-        ("ddim:sigmas=0.5", "give a tuple, one σ per step"),
+        ("ddim:sigmas=0.5", "give a tuple of numbers"),
         ("ddim:eta=-1", "eta=-1; choose 0"),
         ("", "choose one of"),
     ],

@@ -213,10 +213,52 @@ def test_the_network_runs_in_its_own_dtype_and_the_state_keeps_its_own():
     torch.testing.assert_close(p.eps, model.denoiser()(x, level).eps, rtol=0, atol=0.1)
 
 
+def test_a_level_of_another_scale_is_the_same_image():
+    """y = x/signal has the ratio of x, so the variance exploding plan is the same flow."""
+    model = tiny_model("v")
+    x, level = torch.randn(2, 1, 8, 8), model.schedule.level(321)
+    exploding = ddim.Level(float("nan"), 1.0, level.ratio)
+    p, q = model.denoiser()(x, level), model.denoiser()(x / level.signal, exploding)
+    torch.testing.assert_close(q.x0, p.x0, rtol=0, atol=1e-4)
+    torch.testing.assert_close(q.x0 + level.ratio * q.eps, q.x, rtol=0, atol=1e-4)
+
+
+def test_a_plan_of_another_schedule_is_refused():
+    model = tiny_model()
+    noise = ddim.Seeded([0])
+    for foreign in (schedules.cosine(), schedules.linear(4000)):
+        with pytest.raises(ValueError, match=r"with model\.plan|outside the schedule"):
+            ddim.sample(model.denoiser(), noise.start(model.shape), ddim.plan(foreign, 5))
+
+
+def test_a_network_may_look_its_time_up_and_need_no_weights():
+    table = torch.randn(1000)
+
+    class Table(torch.nn.Module):
+        def forward(self, x, t):
+            return x * table[t].reshape(-1, 1)
+
+    model = Model(Table(), schedules.linear(), "eps", (3,))
+    x = torch.randn(2, 3)
+    p = model.denoiser()(x, model.schedule.level(7))
+    torch.testing.assert_close(p.eps, x * table[6])
+
+
+def test_labels_that_were_not_trained_are_refused():
+    model = tiny_model(classes=3)
+    for wrong in (3, -1, [0, 5]):
+        with pytest.raises(ValueError, match=r"choose 0\.\.2"):
+            model.denoiser(wrong)
+    with pytest.raises(ValueError, match="2 labels for a batch of 3"):
+        model.denoiser([0, 1])(torch.zeros(3, 1, 8, 8), model.schedule.level(5))
+
+
 def test_labels_reach_the_network():
     model = tiny_model(classes=3)
     x, level = torch.randn(2, 1, 8, 8), model.schedule.level(600)
     with torch.no_grad():
         both = model.denoiser([0, 2])(x, level).eps
-        torch.testing.assert_close(both[:1], model.denoiser(0)(x[:1], level).eps, rtol=0, atol=1e-5)
+        for i, label in enumerate((0, 2)):
+            alone = model.denoiser(label)(x[i : i + 1], level).eps
+            torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=1e-5)
         assert not torch.allclose(both[:1], model.denoiser(1)(x[:1], level).eps, atol=1e-3)

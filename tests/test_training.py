@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,8 @@ def test_the_loss_is_0_for_a_network_that_knows_and_its_weights_count(target):
 def test_sigmas_for_gamma_must_be_admissible():
     with pytest.raises(ValueError, match="20 numbers above 0"):
         variational_gamma(schedules.linear(20), [0.1] * 19)
+    with pytest.raises(ValueError, match="signal_T is 0"):
+        variational_gamma(schedules.rectified_flow(3), [0.1] * 3)
     with pytest.raises(ValueError, match="at most the noise"):
         variational_gamma(schedules.linear(20), [1.0] * 20)
 
@@ -113,17 +116,21 @@ class Line(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 64).reshape(1, 8, 8))
         self.dropout = torch.nn.Dropout(0.5)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x, t):
+        self.seen += self.training
         return self.dropout(self.weight * x)
 
 
 def test_an_update_is_adam_on_the_clipped_gradient_and_the_average_follows():
     """The loop in full, against the textbook's on the same batches; with dropout drawn alike."""
-    model = ddim.Model(Line(), schedules.cosine(), "v", (1, 8, 8))
-    options = Training(steps=6, batch_size=4, lr=0.3, warmup=2, ema=0.6, max_grad_norm=0.05)
+    model = ddim.Model(Line().eval(), schedules.cosine(), "v", (1, 8, 8))
+    options = Training(steps=6, batch_size=4, lr=0.3, warmup=2, ema=0.3, max_grad_norm=0.05)
     torch.manual_seed(5)
-    ours = [update.model.net.weight.clone() for update in train(model, DIGITS, options)]
+    nets = [copy.deepcopy(update.model.net) for update in train(model, DIGITS, options)]
+    ours = [net.weight for net in nets]
+    assert [int(net.seen) for net in nets] == [1, 2, 3, 4, 5, 6]
     torch.manual_seed(5)
     line, average, m, v = Line(), None, 0, 0
     for n in range(6):
@@ -135,10 +142,22 @@ def test_an_update_is_adam_on_the_clipped_gradient_and_the_average_follows():
         step = m / (1 - 0.9 ** (n + 1)) / ((v / (1 - 0.999 ** (n + 1))).sqrt() + 1e-8)
         with torch.no_grad():
             line.weight -= 0.3 * rate(n, options) * step
-        decay = min(0.6, (1 + n) / (10 + n))
+        decay = min(0.3, (1 + n) / (10 + n))
         now = line.weight.detach().clone()
         average = now if n == 0 else torch.lerp(now, average, decay)
         torch.testing.assert_close(ours[n], average, rtol=0, atol=1e-5)
+
+
+def test_training_and_sampling_share_no_noise():
+    options = Training(batch_size=64)
+    starts = ddim.Seeded([0]).start((1, 8, 8))
+    for step in range(4):
+        assert not torch.isin(draw(DIGITS, 1000, options, step)[2], starts).any()
+
+
+def test_a_network_with_classes_is_refused_for_now():
+    with pytest.raises(ValueError, match=r"num_class_embeds=3.*set it to null"):
+        next(train(tiny_model(classes=3), DIGITS))
 
 
 def test_the_noise_of_a_batch_is_normal_and_its_order_depends_on_the_seed():
@@ -178,6 +197,11 @@ def test_a_new_model_is_a_function_of_its_seed_and_starts_by_answering_nothing()
         torch.equal(a, b) for a, b in zip(one.net.parameters(), same.net.parameters(), strict=True)
     )
     assert not torch.equal(one.net.conv_in.weight, other.net.conv_in.weight)
+    torch.manual_seed(3)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    ddim.Model.new((1, 8, 8))
+    assert torch.equal(torch.rand(1), drawn)
     assert not one.net(torch.randn(1, 1, 8, 8), torch.zeros(1)).any()
     with pytest.raises(ValueError, match=r"images of \(1, 8, 8\), the data has \(1, 16, 16\)"):
         ddim.Model.new((1, 16, 16), config=one.net.config)

@@ -104,6 +104,22 @@ def test_slerp_moves_at_constant_speed_along_the_arc_of_each_image():
     torch.testing.assert_close(each, torch.stack([a[0], b[1]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_wider(dtype):
+    a = Seeded(range(8)).start((3, 8, 8)).to(dtype)
+    assert torch.equal(slerp(a, a, 0.5), a)
+    p = threshold(answering(3 * a))(a, T500)
+    assert p.x0.dtype == dtype
+    assert p.x0.abs().max() == 1
+
+
+@pytest.mark.parametrize("wrap", [clip, threshold])
+def test_an_image_may_be_one_number(wrap):
+    x0 = torch.tensor([-3.0, 0.5])
+    assert wrap(answering(x0))(torch.zeros(2), T500).x0.tolist() == [-1, 0.5]
+    assert slerp(x0, x0, 0.5).tolist() == [-3, 0.5]
+
+
 def test_slerp_of_parallel_images_is_the_line():
     a = torch.tensor([[1.0, 2.0, 2.0]], requires_grad=True)
     torch.testing.assert_close(slerp(a, -a, 0.25), 0.5 * a)

@@ -35,7 +35,7 @@ SETTINGS = (
     *(("ddim:eta=0", steps) for steps in (100, 50, 30, 20, 10, 5)),
 )
 SPACING = "leading"  # the paper's own uniform sub-sequence
-FIRST_SEED = 1000  # 256 images whose distances resemble those of the 2,000 of the benchmark
+FIRST_SEED = 1000  # a block of 256 that resembles the 2,000 of benchmarks/demo_quality.py
 TRAINING = Training(steps=6000, batch_size=64, lr=4e-3)
 SHOWN = 16
 

@@ -39,8 +39,9 @@ def threshold(denoiser: Denoiser, quantile: float = 0.995, maximum: float = math
 
     def thresholded(x: Tensor, level: Level) -> Prediction:
         p = denoiser(x, level)
-        s = torch.quantile(p.x0.abs().flatten(1), quantile, dim=1).clamp(1, maximum)
-        s = s.reshape(-1, *[1] * (x.ndim - 1))
+        size = p.x0.abs().reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
+        s = torch.quantile(size, quantile, dim=1).clamp(1, maximum)
+        s = s.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
         return p.with_x0(p.x0.clamp(-s, s) / s, level)
 
     return thresholded

@@ -38,10 +38,13 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     """
     if a.shape != b.shape:
         raise ValueError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}; they must have one shape")
-    ones = (-1, *[1] * (a.ndim - 1))
+    dtype, ones = a.dtype, (-1, *[1] * (a.ndim - 1))
+    a, b = (end.to(torch.promote_types(dtype, torch.float32)) for end in (a, b))
     w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(ones)
-    cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).reshape(ones)
+    cosine = torch.cosine_similarity(a.reshape(len(a), -1), b.reshape(len(b), -1), dim=1).reshape(
+        ones
+    )
     parallel = cosine.abs() > 1 - 1e-7
     angle = torch.where(parallel, torch.zeros_like(cosine), cosine).acos()
     arc = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
-    return torch.where(parallel, (1 - w) * a + w * b, arc)
+    return torch.where(parallel, (1 - w) * a + w * b, arc).to(dtype)

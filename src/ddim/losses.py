@@ -27,8 +27,8 @@ def loss(
     level = schedule.levels(t, x0)
     out = net(diffuse(x0, level, eps), (t - 1).to(x0.device))
     a, b = row(target, level)
-    error: Tensor = (out - (a * x0 + b * eps)).square().flatten(1).mean(1)
-    return (error if gamma is None else gamma[t].to(error) * error).mean()
+    error: Tensor = (out - (a * x0 + b * eps)).square().reshape(len(x0), -1).mean(1)
+    return (error if gamma is None else gamma[t.to(gamma.device)].to(error) * error).mean()
 
 
 def variational_gamma(schedule: Schedule, sigmas: Sequence[float]) -> Tensor:
@@ -42,6 +42,10 @@ def variational_gamma(schedule: Schedule, sigmas: Sequence[float]) -> Tensor:
     if sigma.shape != (schedule.T,) or not (sigma > 0).all() or (sigma[1:] > noise[1:-1]).any():
         raise ValueError(
             f"sigmas must be {schedule.T} numbers above 0, each at most the noise of level t - 1"
+        )
+    if signal[-1] == 0:
+        raise ValueError(
+            "signal_T is 0, where eps does not determine x0; Theorem 1 needs it above 0"
         )
     kept = (noise[:-1] ** 2 - sigma**2).clamp(min=0).sqrt() / noise[1:]
     reach = signal[:-1] - kept * signal[1:]

@@ -28,7 +28,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if len(x) < 2:
         raise ValueError(f"{len(x)} rows have no covariance; give at least 2")
-    rows = x.flatten(1).double()
+    rows = x.reshape(len(x), -1).double()
     return rows.mean(0), torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1])
 
 
@@ -38,7 +38,7 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> fl
     The root of the mean of W2² over random directions. Sizes may differ: quantile functions are
     compared exactly.
     """
-    x, y = a.flatten(1).double(), b.flatten(1).double()
+    x, y = a.reshape(len(a), -1).double(), b.reshape(len(b), -1).double()
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
     directions = (directions / directions.norm(dim=0)).to(x.device)

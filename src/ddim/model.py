@@ -90,19 +90,48 @@ class Model:
         At level 0 it answers x0 = x and the eps of level 1, the lowest it was trained at.
         """
 
+        labels = None if label is None else self._labels(label)
+
         def denoise(x: Tensor, level: Level) -> Prediction:
-            at = level if level.noise else self.schedule.level(1)
-            p = split(self._ask(x, at, label), x, at, self.target)
-            return p if level.noise else Prediction(x, x, p.eps)
+            if not level.noise:
+                return Prediction(x, x, self._split(x, self.schedule.level(1), labels).eps)
+            known = self._known(level)
+            scale = float(known.noise / level.noise)
+            p = self._split(x if scale == 1 else x * scale, known, labels)
+            return Prediction(x, p.x0, p.eps)
 
         return denoise if clip is None else clipped(denoise, clip)
 
-    def _ask(self, x: Tensor, level: Level, label: int | Sequence[int] | None) -> Tensor:
-        weight = next(self.net.parameters())
-        t = float(level.t)
-        clock = (self.schedule.time(float(level.ratio)) if math.isnan(t) else t) - 1
-        times = torch.full((len(x),), clock, device=weight.device)
-        if label is None:
-            return self.net(x.to(weight), times).to(x)  # type: ignore[no-any-return]
-        labels = torch.as_tensor(label, device=weight.device).expand(len(x))
-        return self.net(x.to(weight), times, labels).to(x)  # type: ignore[no-any-return]
+    def _known(self, level: Level) -> Level:
+        """The level of this schedule with the same ratio. Raises ValueError if t says otherwise."""
+        t, ratio = float(level.t), float(level.ratio)
+        if math.isnan(t):
+            return self.schedule.level(self.schedule.time(ratio))
+        known = self.schedule.level(t)
+        if not math.isclose(ratio, float(known.ratio), rel_tol=1e-6):
+            raise ValueError(
+                f"t={t:g} has noise/signal {ratio:.6g} in the plan and {known.ratio:.6g} in the "
+                "schedule of the model; make the plan with model.plan"
+            )
+        return known
+
+    def _labels(self, label: int | Sequence[int]) -> Tensor:
+        labels = torch.as_tensor(label)
+        classes = getattr(getattr(self.net, "config", None), "num_class_embeds", None)
+        if classes is not None and not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(f"label={label}; choose 0..{classes - 1}")
+        return labels
+
+    def _split(self, x: Tensor, level: Level, labels: Tensor | None) -> Prediction:
+        weight = next(self.net.parameters(), x)
+        clock = float(level.t) - 1
+        times = torch.full((len(x),), int(clock) if clock == int(clock) else clock)
+        condition = []
+        if labels is not None:
+            if labels.ndim and labels.shape != (len(x),):
+                raise ValueError(
+                    f"{len(labels)} labels for a batch of {len(x)}; give one per image"
+                )
+            condition = [labels.to(weight.device).expand(len(x))]
+        out = self.net(x.to(weight), times.to(weight.device), *condition)
+        return split(out.to(x), x, level, self.target)

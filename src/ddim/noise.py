@@ -14,12 +14,12 @@ Noise = Callable[[Tensor, int], Tensor]
 """(like, k) to the k-th standard normal draw of this run, shaped, typed and placed as `like`."""
 
 
-def stream(seed: int, k: int) -> np.random.Generator:
-    """The k-th independent random stream of a seed.
+def stream(seed: int, k: int, use: int = 0) -> np.random.Generator:
+    """The k-th independent random stream of a seed; each use, sampling or training, has its own.
 
-    Philox (Salmon et al. 2011) with key seed and counter k·2^192.
+    Philox (Salmon et al. 2011) with key seed + use·2^64 and counter k·2^192.
     """
-    return np.random.Generator(np.random.Philox(key=seed, counter=k << 192))
+    return np.random.Generator(np.random.Philox(key=seed + (use << 64), counter=k << 192))
 
 
 @dataclass(frozen=True)

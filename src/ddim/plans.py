@@ -70,7 +70,10 @@ def trailing(schedule: Schedule, steps: int) -> tuple[int, ...]:
 
 
 def leading(schedule: Schedule, steps: int) -> tuple[int, ...]:
-    """(S − 1 − i)⌊T/S⌋ + 1: the DDIM paper's uniform sub-sequence, which starts below T."""
+    """(S − 1 − i)⌊T/S⌋ + 1: the DDIM paper's uniform sub-sequence.
+
+    It starts below T, far below where T/S is a little under a whole number: S = 501 starts at 501.
+    """
     stride = schedule.T // steps
     return (*((steps - 1 - i) * stride + 1 for i in range(steps)), 0)
 

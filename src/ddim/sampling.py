@@ -37,8 +37,8 @@ def trace(
 ) -> Generator[tuple[Level, Prediction], Prediction | None, Tensor]:
     """As `sample`, but yields (level, prediction) at every network call; returns the end.
 
-    For previews, progress and early stops. A Prediction sent back replaces the one yielded: the
-    solver goes on from its x.
+    For previews, progress and early stops. A Prediction sent back replaces the one yielded;
+    its x, x0 and eps must belong together.
     """
     if not x.is_floating_point():
         raise ValueError(f"x holds {x.dtype}; give floating-point numbers, images in [-1, 1]")

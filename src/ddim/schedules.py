@@ -141,7 +141,7 @@ def _check(signal: Tensor, noise: Tensor) -> None:
     if abs(noise[-1] - 1) > 0.05:
         raise ValueError(
             f"noise_T={noise[-1]:.4g}, but sampling starts from N(0, I); "
-            "it must be within 0.05 of 1: raise the betas or T, or divide both tables by noise_T"
+            "it must be within 0.05 of 1: raise the betas or T"
         )
 
 
@@ -234,6 +234,8 @@ def zero_terminal(schedule: Schedule) -> Schedule:
 
     Lin et al. 2023, Algorithm 1.
     """
+    if schedule.T < 2:
+        raise ValueError("T=1 leaves no level between data and noise; choose T of at least 2")
     alpha = schedule.alpha_bar[1:]
     first, last = alpha[0].sqrt(), alpha[-1].sqrt()
     return from_alpha_bar(((alpha.sqrt() - last) * first / (first - last)) ** 2)

@@ -17,6 +17,8 @@ from ddim.losses import loss
 from ddim.model import Model
 from ddim.noise import stream
 
+ORDER, BATCH = 1, 2  # uses of a random stream; 0 is sampling
+
 
 @dataclass(frozen=True)
 class Training:
@@ -62,17 +64,23 @@ class Update:
 def train(model: Model, images: Images, options: Training = Training()) -> Iterator[Update]:
     """Train a copy of the model's network on images, yielding after each update.
 
-    Batches, times and noise are functions of (seed, step). Raises ValueError if the shapes differ,
+    Batches, times and noise are functions of (seed, step); dropout draws from torch's generator.
+    Raises ValueError if the shapes differ,
     and FloatingPointError at the first loss that is not finite.
     """
     if images.shape != model.shape:
         raise ValueError(
             f"images of {images.shape} for a model of {model.shape}; make the model for the images"
         )
+    classes = getattr(getattr(model.net, "config", None), "num_class_embeds", None)
+    if classes is not None:
+        raise ValueError(
+            f"num_class_embeds={classes}, but training makes models without classes; set it to null"
+        )
     from accelerate import Accelerator
 
     accelerator = Accelerator()
-    averaged = AveragedModel(model.net, multi_avg_fn=ema(options.ema), use_buffers=True)
+    averaged = AveragedModel(model.net, multi_avg_fn=ema(options.ema))
     net = copy.deepcopy(model.net).train().requires_grad_(True)
     optimizer = torch.optim.Adam(net.parameters(), lr=options.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: rate(n, options))
@@ -107,13 +115,13 @@ def draw(images: Images, T: int, options: Training, step: int) -> tuple[Tensor, 
     first = step * options.batch_size
     places = range(first, first + options.batch_size)
     orders = {
-        e: stream(options.seed, 2 * e + 1).permutation(len(images))
+        e: stream(options.seed, e, ORDER).permutation(len(images))
         for e in {p // len(images) for p in places}
     }
     chosen = torch.tensor(
         [int(orders[place // len(images)][place % len(images)]) for place in places]
     )
-    random = stream(options.seed, 2 * step)
+    random = stream(options.seed, step, BATCH)
     t = torch.from_numpy(random.integers(1, T + 1, options.batch_size))
     eps = torch.from_numpy(
         random.standard_normal((options.batch_size, *images.shape), dtype="float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +41,10 @@ def plan(
     levels = laid(store.load(model).schedule if model else named, steps, spacing, times)
     most = largest_eta(levels)
     if not 0 <= eta <= most:
-        raise ValueError(f"eta={eta:g} is not admissible on this plan; choose 0 to {most:.6g}")
+        raise ValueError(
+            f"eta={eta:g} is not admissible on this plan; "
+            f"choose 0 to {math.floor(1e4 * most) / 1e4:g}"
+        )
     sigmas = [None, *(sigma(t, s, eta) for t, s in pairwise(levels))]
     rows = [
         {

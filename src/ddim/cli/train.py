@@ -56,11 +56,6 @@ def train(
         )
     images = ddim.read(data, size)
     config = UNetConfig.read(store.read_json(model)) if model else None
-    if config and config.num_class_embeds is not None:
-        raise ValueError(
-            f"{model}: num_class_embeds={config.num_class_embeds}, but ddim train makes models "
-            "without classes; set it to null"
-        )
     untrained = ddim.Model.new(images.shape, table, target, config, seed)
     print(f"{len(images)} images of {images.shape}, {untrained.size:,} weights", file=sys.stderr)
     update = None

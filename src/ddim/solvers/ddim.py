@@ -32,6 +32,8 @@ class DDIM:
     added: str = "sigma"
 
     def __post_init__(self) -> None:
+        if not self._etas:
+            raise ValueError("eta=(); give one number, or one per image")
         for eta in self._etas:
             if not isinstance(eta, int | float) or not 0 <= eta < math.inf:
                 raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM), or a tuple")
@@ -39,8 +41,10 @@ class DDIM:
             raise ValueError(f"added={self.added!r}; choose 'sigma' or 'hat'")
         if self.added == "hat" and self.eta != 1:
             raise ValueError(f"added='hat' is defined for eta=1; got eta={self.eta}")
-        if self.sigmas is not None and not isinstance(self.sigmas, tuple):
-            raise ValueError(f"sigmas={self.sigmas}; give a tuple, one σ per step")
+        if self.sigmas is not None and not (
+            isinstance(self.sigmas, tuple) and all(0 <= value < math.inf for value in self.sigmas)
+        ):
+            raise ValueError(f"sigmas={self.sigmas}; give a tuple of numbers from 0, one per step")
         if self.sigmas is not None and self.eta != 0:
             raise ValueError(f"eta={self.eta} and sigmas both set σ; give one of them")
 
@@ -56,7 +60,7 @@ class DDIM:
 
     @property
     def _draws(self) -> bool:
-        return self.sigmas is not None or any(self._etas)
+        return any(self._etas) or any(self.sigmas or ())
 
     @property
     def _etas(self) -> tuple[float, ...]:
@@ -68,21 +72,22 @@ class DDIM:
         if self.sigmas is not None:
             given = zip(steps, self._admitted(steps), strict=True)
             return [(math.sqrt(float(s.noise) ** 2 - std**2), std) for (_, s), std in given]
+        if isinstance(self.eta, tuple) and len(self.eta) != len(x):
+            raise ValueError(
+                f"{len(self.eta)} values of eta for a batch of {len(x)}; "
+                "give one per image, or one number"
+            )
         if not self._draws:
             return [(s.noise, 0.0) for _, s in steps]
         highest, most = max(self._etas), largest_eta(plan)
         if highest > most:
             raise ValueError(
-                f"eta={highest:g} asks for more variance than this plan has; choose 0 to {most:.6g}"
+                f"eta={highest:g} asks for more variance than this plan has; "
+                f"choose 0 to {math.floor(1e4 * most) / 1e4:g}"
             )
         eta: Scalar = torch.tensor(self._etas, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
         if not isinstance(self.eta, tuple):
             eta = self.eta
-        elif len(self.eta) != len(x):
-            raise ValueError(
-                f"{len(self.eta)} values of eta for a batch of {len(x)}; "
-                "give one per image, or one number"
-            )
         weights = [self._step(t, s, eta) for t, s in steps]
         return [(_like(x, kept), _like(x, std)) for kept, std in weights]
 
@@ -138,9 +143,8 @@ def largest_eta(plan: Plan) -> float:
         raise ValueError(
             "eta > 0 on a rising plan; noise is added on the way down only, so encode with eta=0"
         )
-    return min(
-        (float(s.noise) / sigma(t, s) for t, s in pairwise(plan) if s.noise), default=math.inf
-    )
+    bounds = ((float(s.noise), sigma(t, s)) for t, s in pairwise(plan))
+    return min((noise / std for noise, std in bounds if std), default=math.inf)
 
 
 def _like(x: Tensor, value: Scalar) -> Scalar:
