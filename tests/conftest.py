@@ -1,3 +1,7 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before diffusers is imported: no test uses the network
+
 import pytest
 import torch
 from hypothesis import settings
