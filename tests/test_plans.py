@@ -50,6 +50,7 @@ def test_leading_is_the_papers_uniform_and_trailing_starts_at_T():
     assert times(10, "leading") == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]
     assert times(10, "trailing") == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
     assert times(3, "trailing") == [1000, 667, 334, 0]
+    assert times(600, "trailing")[-3:] == [4, 2, 0]
     assert times(4, "uniform") == [1000, 667, 334, 1, 0]
     assert times(4, "quadratic") == [1000, 562, 250, 62, 0]
 

@@ -83,9 +83,12 @@ def test_we_open_the_folder_of_diffusers_without_our_file(tmp_path, target):
 
 
 def test_a_folder_may_be_written_over_by_a_model_of_another_layout(tmp_path):
-    for model in (tiny_model(), Model(tiny_model().net, schedules.linear(), "flow", (1, 8, 8))) * 2:
+    flow = Model(tiny_model().net, schedules.linear(), "flow", (1, 8, 8))
+    flow.net.conv_in.weight.add_(1)
+    for model in (tiny_model(), flow) * 2:
         ddim.save(model, tmp_path)
         same(model, ddim.load(tmp_path))
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 1
 
 
 def test_every_field_of_the_scheduler_is_written_out():
