@@ -25,7 +25,8 @@ from ddim.metrics import frechet
 def spread(images: Tensor) -> float:
     """The standard deviation of the distance over disjoint blocks of 256 images."""
     real = to_float(digits().pixels)
-    blocks = [block for block in to_float(to_pixels(images)).split(256) if len(block) == 256]
+    seen = to_float(to_pixels(images))
+    blocks = [seen[i : i + 256] for i in range(0, len(seen) - 255, 256)]
     return float(torch.tensor([frechet(block, real) for block in blocks]).std())
 
 

@@ -29,7 +29,7 @@ def sample(
         try:
             next(run)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+            return end.value
 
 
 def trace(

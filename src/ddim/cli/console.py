@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
@@ -36,12 +36,12 @@ def progress() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def counted(denoiser: Denoiser, bar: Progress, task: object) -> Denoiser:
+def counted(denoiser: Denoiser, bar: Progress, task: TaskID) -> Denoiser:
     """The denoiser, moving a bar by one at every call."""
 
     def count(x: torch.Tensor, level: Level) -> Prediction:
         answer = denoiser(x, level)
-        bar.advance(task)  # type: ignore[arg-type]
+        bar.advance(task)
         return answer
 
     return count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,8 +46,9 @@ def train(
     from ddim import schedules, spec, store
     from ddim.nets import UNetConfig
 
-    given = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema, "seed": seed}
-    options = ddim.Training(**{name: v for name, v in given.items() if v is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = ddim.Training(**chosen, seed=seed)
     table = spec.choose(schedule, schedules.SCHEDULES)
     writable(out)
     if store.holds_model(out) and not overwrite:

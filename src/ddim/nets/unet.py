@@ -86,7 +86,7 @@ class UNet(nn.Module):
             h = self.mid_block(h, temb)
         for block in self.up_blocks:
             h = block(h, temb, skips, None)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))  # type: ignore[no-any-return]
+        return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
 def sinusoid(t: Tensor, width: int, flip_sin_to_cos: bool, freq_shift: int) -> Tensor:
@@ -118,7 +118,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) to (B, embed)."""
-        return self.linear_2(F.silu(self.linear_1(x)))  # type: ignore[no-any-return]
+        return self.linear_2(F.silu(self.linear_1(x)))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class MidBlock(nn.Module):
         h = self.resnets[0](h, temb)
         if self.attentions is not None:
             h = self.attentions[0](h)
-        return self.resnets[1](h, temb)  # type: ignore[no-any-return]
+        return self.resnets[1](h, temb)
 
 
 class Resnet(nn.Module):
@@ -220,7 +220,7 @@ class Resnet(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.norm2(h + self.time_emb_proj(F.silu(temb))[:, :, None, None])
         h = self.conv2(self.dropout(F.silu(h)))
-        return ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.scale  # type: ignore[no-any-return]
+        return ((x if self.conv_shortcut is None else self.conv_shortcut(x)) + h) / self.scale
 
 
 class Attention(nn.Module):
@@ -240,7 +240,7 @@ class Attention(nn.Module):
             for f in (self.to_q, self.to_k, self.to_v)
         )
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return (self.to_out[0](h).transpose(1, 2).reshape(x.shape) + x) / self.scale  # type: ignore[no-any-return]
+        return (self.to_out[0](h).transpose(1, 2).reshape(x.shape) + x) / self.scale
 
 
 class Resample(nn.Module):
@@ -261,4 +261,4 @@ class Resample(nn.Module):
         """(B, C, H, W) to (B, C, H/2, W/2) or (B, C, 2H, 2W)."""
         if self.padding is None:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)  # type: ignore[no-any-return]
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
