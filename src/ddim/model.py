@@ -78,6 +78,12 @@ class Model:
         """The number of weights."""
         return sum(weight.numel() for weight in self.net.parameters())
 
+    @property
+    def classes(self) -> int | None:
+        """The number of classes the network was made for, if its configuration says."""
+        config: Any = getattr(self.net, "config", None)
+        return getattr(config, "num_class_embeds", None)
+
     def plan(self, steps: int | Sequence[float], spacing: str | Spacing = "trailing") -> Plan:
         """The levels of a run on this model's schedule; see `ddim.plan`."""
         return plan(self.schedule, steps, spacing)
@@ -117,9 +123,8 @@ class Model:
 
     def _labels(self, label: int | Sequence[int]) -> Tensor:
         labels = torch.as_tensor(label)
-        classes = getattr(getattr(self.net, "config", None), "num_class_embeds", None)
-        if classes is not None and not ((labels >= 0) & (labels < classes)).all():
-            raise ValueError(f"label={label}; choose 0..{classes - 1}")
+        if self.classes is not None and not ((labels >= 0) & (labels < self.classes)).all():
+            raise ValueError(f"label={label}; choose 0..{self.classes - 1}")
         return labels
 
     def _split(self, x: Tensor, level: Level, labels: Tensor | None) -> Prediction:

@@ -47,7 +47,7 @@ def trace(
     answer: Prediction | None = None
     while True:
         try:
-            asked, level = run.send(answer)  # type: ignore[arg-type]  # None starts a generator
+            asked, level = next(run) if answer is None else run.send(answer)
         except StopIteration as end:
             final: Tensor = end.value
             return final.to(x.dtype)

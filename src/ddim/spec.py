@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from ddim.solvers import DDPM, SOLVERS, Solver
@@ -49,9 +48,9 @@ def describe(solver: Solver) -> str:
         return "ddpm"
     name = next(name for name, kind in SOLVERS.items() if kind is type(solver))
     options = [
-        f"{field.name}={_text(getattr(solver, field.name))}"
-        for i, field in enumerate(fields(solver))  # type: ignore[arg-type]
-        if i == 0 or getattr(solver, field.name) != field.default
+        f"{option.name}={_text(getattr(solver, option.name))}"
+        for i, option in enumerate(inspect.signature(type(solver)).parameters.values())
+        if i == 0 or getattr(solver, option.name) != option.default
     ]
     return ":".join(filter(None, [name, ",".join(options)]))
 

@@ -141,7 +141,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
     entries = read_json(folder / SCHEDULER)
     try:
         schedule, target, sampling = convert.from_scheduler_config(entries)
-        return Model(net, schedule, target, net.config.shape, sampling)  # type: ignore[arg-type]
+        return Model(net, schedule, target, _config(net).shape, sampling)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / SCHEDULER}: {error}") from error
 
@@ -152,8 +152,12 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _net_config(model: Model) -> dict[str, Any]:
     name = next(name for name, kind in NETS.items() if type(model.net) is kind.network)
-    config: dict[str, Any] = model.net.config.written()  # type: ignore[operator, union-attr]
-    return {**config, "_class_name": name}
+    return {**_config(model.net).written(), "_class_name": name}
+
+
+def _config(net: nn.Module) -> Any:
+    """The configuration of one of NETS, which torch types as a Tensor or a Module."""
+    return net.config
 
 
 def _net(path: Path) -> nn.Module:
@@ -190,8 +194,8 @@ def _fill(net: nn.Module, path: Path) -> None:
 
 def _described(net: nn.Module, path: Path) -> Model:
     entries = read_json(path)
-    shape = getattr(getattr(net, "config", None), "shape", None)
-    if entries.get("shape") != list(shape or ()):
+    shape = _config(net).shape
+    if entries.get("shape") != list(shape):
         raise ValueError(
             f"{path} says images of {entries.get('shape')}, the network is for {shape}; "
             "the files do not belong together"

@@ -72,10 +72,10 @@ def train(model: Model, images: Images, options: Training = Training()) -> Itera
         raise ValueError(
             f"images of {images.shape} for a model of {model.shape}; make the model for the images"
         )
-    classes = getattr(getattr(model.net, "config", None), "num_class_embeds", None)
-    if classes is not None:
+    if model.classes is not None:
         raise ValueError(
-            f"num_class_embeds={classes}, but training makes models without classes; set it to null"
+            f"num_class_embeds={model.classes}, but training makes models without classes; "
+            "set it to null"
         )
     from accelerate import Accelerator
 
