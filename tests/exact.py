@@ -1,10 +1,10 @@
-"""Data whose denoiser is known in closed form, and plans on which an order shows."""
+"""Gaussian data, element by element: its exact denoiser and flow."""
 
 import math
 
 import torch
 
-from ddim import Level, Prediction
+from ddim import Prediction
 
 
 def gaussian(mean=0.0, std=0.5):
@@ -23,16 +23,3 @@ def gaussian_flow(x, t, s, mean=0.0, std=0.5):
     """Where the probability flow carries x from level t to level s."""
     spread = math.sqrt((s.signal**2 * std**2 + s.noise**2) / (t.signal**2 * std**2 + t.noise**2))
     return s.signal * mean + spread * (x - t.signal * mean)
-
-
-def uneven(steps, first=10.0, last=0.05):
-    """Levels by hand: log-ratio steps 2 : 1 : 3, the first one short, for a method's warm-up."""
-    weights = [(2, 1, 3)[k % 3] for k in range(steps)]
-    weights[0] /= steps
-    total, passed, levels = sum(weights), 0.0, []
-    for weight in (*weights, 0):
-        ratio = first * (last / first) ** (passed / total)
-        signal = 1 / math.hypot(1, ratio)
-        levels.append(Level(math.nan, signal, signal * ratio))
-        passed += weight
-    return tuple(levels)

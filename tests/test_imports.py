@@ -18,7 +18,7 @@ FLOORS = [
     ["plans"],
     ["solvers"],
     ["spec", "guidance", "sampling"],
-    ["inversion"],
+    ["inversion", "exact"],
     ["nets"],
     ["model", "losses", "metrics", "data"],
     ["convert", "training"],

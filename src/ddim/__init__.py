@@ -25,7 +25,18 @@ if TYPE_CHECKING:
     )
     from ddim.sampling import calls as calls, sample as sample, trace as trace
     from ddim.schedules import Schedule as Schedule
-    from ddim.solvers import DDIM as DDIM, DDPM as DDPM, Solver as Solver
+    from ddim.solvers import (
+        DDIM as DDIM,
+        DDPM as DDPM,
+        DEIS as DEIS,
+        IPNDM as IPNDM,
+        DPMpp as DPMpp,
+        DPMpp2S as DPMpp2S,
+        Heun as Heun,
+        Solver as Solver,
+        UniPC as UniPC,
+        analytic_sigmas as analytic_sigmas,
+    )
     from ddim.spec import build as build, describe as describe
     from ddim.store import load as load, save as save
     from ddim.training import Training as Training, train as train
@@ -43,13 +54,24 @@ _HOME = {
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
     "sampling": ("calls", "sample", "trace"),
     "schedules": ("Schedule",),
-    "solvers": ("DDIM", "DDPM", "Solver"),
+    "solvers": (
+        "DDIM",
+        "DDPM",
+        "DEIS",
+        "DPMpp",
+        "DPMpp2S",
+        "Heun",
+        "IPNDM",
+        "Solver",
+        "UniPC",
+        "analytic_sigmas",
+    ),
     "spec": ("build", "describe"),
     "store": ("load", "save"),
     "training": ("Training", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = (*_HOME, "losses", "metrics", "nets")
+_MODULES = (*_HOME, "exact", "losses", "metrics", "nets")
 
 
 def __getattr__(name: str) -> Any:

@@ -52,6 +52,10 @@ class Prediction:
             return self
         return Prediction(self.x, x0, self.eps + level.signal / level.noise * (self.x0 - x0))
 
+    def with_x(self, x: Tensor, level: Level) -> Prediction:
+        """The same clean image seen in another state; eps follows. Needs noise at the level."""
+        return Prediction(x, self.x0, self.eps + (x - self.x) / level.noise)
+
 
 Denoiser = Callable[[Tensor, Level], Prediction]
 """A network with its target and condition bound: (x, level) to a Prediction in the dtype of x."""

@@ -91,10 +91,8 @@ class Schedule:
         index = t.cpu()
         if index.is_floating_point() or index.min() < 0 or index.max() > self.T:
             raise ValueError(f"t={t.tolist()} must be integers in 0..{self.T}")
-        shape = (-1, *[1] * (like.ndim - 1))
-        return Level(
-            *(v.reshape(shape).to(like) for v in (index, self.signal[index], self.noise[index]))
-        )
+        fields = (index, self.signal[index], self.noise[index])
+        return Level(*(v.reshape(-1, *[1] * (like.ndim - 1)).to(like) for v in fields))
 
     def time(self, ratio: float) -> float:
         """The t in [1, top] of a ratio: the inverse of `level`.
@@ -104,17 +102,16 @@ class Schedule:
         if ratio == math.inf and self.top < self.T:
             return float(self.T)
         table = self.log_ratio
-        if not table or not math.exp(table[0]) * (1 - 1e-9) <= ratio <= math.exp(table[-1]) * (
-            1 + 1e-9
-        ):
+        value = math.log(ratio) if ratio > 0 else math.nan
+        if not table or not table[0] - 1e-9 <= value <= table[-1] + 1e-9:
             trained = f"{math.exp(table[0]):.4g}..{math.exp(table[-1]):.4g}" if table else "none"
             raise ValueError(
                 f"noise/signal={ratio:g} is outside the trained levels, {trained}; stay within"
             )
-        value = min(max(math.log(ratio), table[0]), table[-1])
-        below = max(bisect.bisect_right(table, value, hi=len(table) - 1), 1)
         if len(table) == 1:
             return 1.0
+        value = min(max(value, table[0]), table[-1])
+        below = max(bisect.bisect_right(table, value, hi=len(table) - 1), 1)
         return below + (value - table[below - 1]) / (table[below] - table[below - 1])
 
 
@@ -176,20 +173,6 @@ def _levels(T: int) -> int:
     return T
 
 
-def _ends(
-    T: int, given: tuple[float | None, float | None], defaults: tuple[float, float]
-) -> tuple[float, float]:
-    first, last = (
-        default / _levels(T) if end is None else end
-        for end, default in zip(given, defaults, strict=True)
-    )
-    if not all(isinstance(end, int | float) and 0 < end <= 1 for end in given if end is not None):
-        raise ValueError(
-            f"beta_start={first}, beta_end={last}; choose numbers above 0 and at most 1"
-        )
-    return first, last
-
-
 def linear(
     T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
 ) -> Schedule:
@@ -198,28 +181,44 @@ def linear(
     That is 1e-4 to 0.02 at T = 1000; the division keeps noise_T the same for every T. Given betas
     are taken as they are.
     """
-    start, end = _ends(T, (beta_start, beta_end), (0.1, 20.0))
-    return from_betas(torch.linspace(start, end, T, dtype=torch.float64).clamp(max=0.999))
+    return _even(T, (beta_start, beta_end), (0.1, 20.0), 1)
 
 
 def scaled_linear(
     T: int = 1000, beta_start: float | None = None, beta_end: float | None = None
 ) -> Schedule:
-    """Latent diffusion's schedule: √β evenly, β from 0.85/T to 12/T, at most 0.999. Rombach et al.
-    2022.
-    """
-    start, end = _ends(T, (beta_start, beta_end), (0.85, 12.0))
-    return from_betas(
-        (torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2).clamp(max=0.999)
-    )
+    """Latent diffusion's schedule: √β evenly, β from 0.85/T to 12/T. Rombach et al. 2022."""
+    return _even(T, (beta_start, beta_end), (0.85, 12.0), 2)
+
+
+def _even(
+    T: int, given: tuple[float | None, float | None], defaults: tuple[float, float], power: int
+) -> Schedule:
+    """β^(1/power) evenly between the ends, at most 0.999."""
+    scaled = (default / _levels(T) for default in defaults)
+    start, end = (d if b is None else b for b, d in zip(given, scaled, strict=True))
+    if not all(isinstance(b, int | float) and 0 < b <= 1 for b in given if b is not None):
+        raise ValueError(f"beta_start={start}, beta_end={end}; choose numbers above 0, at most 1")
+    root = torch.linspace(start ** (1 / power), end ** (1 / power), T, dtype=torch.float64)
+    return from_betas((root**power).clamp(max=0.999))
 
 
 def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
-    """α_t ∝ cos²(π/2 · (t/T + s)/(1 + s)), each β at most 0.999. Nichol and Dhariwal 2021, Eq.
-    17.
-    """
+    """α_t ∝ cos²(π/2·(t/T + s)/(1 + s)), β at most 0.999. Nichol and Dhariwal 2021, Eq. 17."""
     u = torch.arange(_levels(T) + 1, dtype=torch.float64) / T
-    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return _capped(torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2)
+
+
+def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """α_t falls as a sigmoid over [start, end]/tau, β at most 0.999. Jabri et al. 2022."""
+    if not (start < end and tau > 0):
+        raise ValueError(f"start={start}, end={end}, tau={tau}; choose start < end and tau above 0")
+    u = torch.linspace(start / tau, end / tau, _levels(T) + 1, dtype=torch.float64).sigmoid()
+    return _capped(u[-1] - u)
+
+
+def _capped(f: Tensor) -> Schedule:
+    """α_t ∝ f_t, (T+1,), but each β at most 0.999."""
     return from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
 
@@ -245,5 +244,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "scaled_linear": scaled_linear,
     "cosine": cosine,
+    "sigmoid": sigmoid,
     "rectified_flow": rectified_flow,
 }

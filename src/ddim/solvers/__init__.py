@@ -2,9 +2,37 @@
 
 from collections.abc import Callable
 
+from ddim.solvers.analytic import analytic_sigmas
 from ddim.solvers.base import Run, Solver
 from ddim.solvers.ddim import DDIM, DDPM
+from ddim.solvers.deis import DEIS
+from ddim.solvers.dpmpp import DPMpp, DPMpp2S
+from ddim.solvers.heun import Heun
+from ddim.solvers.ipndm import IPNDM
+from ddim.solvers.unipc import UniPC
 
-SOLVERS: dict[str, Callable[..., Solver]] = {"ddim": DDIM, "ddpm": DDPM}
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "heun": Heun,
+    "ipndm": IPNDM,
+    "deis": DEIS,
+    "dpmpp": DPMpp,
+    "dpmpp2s": DPMpp2S,
+    "unipc": UniPC,
+}
 
-__all__ = ["DDIM", "DDPM", "SOLVERS", "Run", "Solver"]
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "IPNDM",
+    "SOLVERS",
+    "DPMpp",
+    "DPMpp2S",
+    "Heun",
+    "Run",
+    "Solver",
+    "UniPC",
+    "analytic_sigmas",
+]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.process import Level, Scalar
-from ddim.solvers.base import Run
+from ddim.solvers.base import Run, fall, falling
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class DDIM:
     eta: the η of Eq. (16), at least 0, or one per image of the batch; above 1 only while
         σ² <= noise² of the next level.
     sigmas: instead of eta, σ itself, one per step.
-    added: "sigma", or "hat" for the paper's σ̂ (with eta = 1): the mean keeps σ(1), the noise
-        added has the larger std σ̂.
+    added: "sigma", or "hat" for the paper's σ̂ (with eta = 1), or one std per step, such as
+        `analytic_sigmas` estimates: the mean keeps σ(eta), the noise added has this std.
     An inadmissible σ raises ValueError before the network is called.
     """
 
     eta: float | tuple[float, ...] = 0.0
     sigmas: tuple[float, ...] | None = None
-    added: str = "sigma"
+    added: str | tuple[float, ...] = "sigma"
 
     def __post_init__(self) -> None:
         if not self._etas:
@@ -37,16 +37,20 @@ class DDIM:
         for eta in self._etas:
             if not isinstance(eta, int | float) or not 0 <= eta < math.inf:
                 raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM), or a tuple")
-        if self.added not in ("sigma", "hat"):
-            raise ValueError(f"added={self.added!r}; choose 'sigma' or 'hat'")
+        if self.added not in ("sigma", "hat") and not _stds(self.added):
+            raise ValueError(
+                f"added={self.added!r}; choose 'sigma' or 'hat', or a tuple of numbers from 0, "
+                "one per step"
+            )
         if self.added == "hat" and self.eta != 1:
             raise ValueError(f"added='hat' is defined for eta=1; got eta={self.eta}")
-        if self.sigmas is not None and not (
-            isinstance(self.sigmas, tuple) and all(0 <= value < math.inf for value in self.sigmas)
-        ):
+        if self.sigmas is None:
+            return
+        if not _stds(self.sigmas):
             raise ValueError(f"sigmas={self.sigmas}; give a tuple of numbers from 0, one per step")
-        if self.sigmas is not None and self.eta != 0:
-            raise ValueError(f"eta={self.eta} and sigmas both set σ; give one of them")
+        if self.eta != 0 or self.added != "sigma":
+            other = f"eta={self.eta}" if self.eta != 0 else f"added={self.added!r}"
+            raise ValueError(f"{other} and sigmas both set σ; give one of them")
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
@@ -60,7 +64,7 @@ class DDIM:
 
     @property
     def _draws(self) -> bool:
-        return any(self._etas) or any(self.sigmas or ())
+        return any(self._etas) or any(self.sigmas or ()) or isinstance(self.added, tuple)
 
     @property
     def _etas(self) -> tuple[float, ...]:
@@ -88,15 +92,27 @@ class DDIM:
         eta: Scalar = torch.tensor(self._etas, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
         if not isinstance(self.eta, tuple):
             eta = self.eta
-        weights = [self._step(t, s, eta) for t, s in steps]
-        return [(_like(x, kept), _like(x, std)) for kept, std in weights]
+        kept = [s.noise * _kept(fall(t, s), eta) for t, s in steps]
+        stds = self._stds(steps, eta)
+        return [(_like(x, k), _like(x, std)) for k, std in zip(kept, stds, strict=True)]
 
-    def _step(self, t: Level, s: Level, eta: Scalar) -> tuple[Scalar, Scalar]:
-        """√(noise² − σ²), free of the cancellation that a σ near noise brings; the added std."""
-        q = _q(t, s)
-        rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
-        kept = rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))
-        return s.noise * kept, sigma_hat(t, s) if self.added == "hat" else eta * sigma(t, s)
+    def _stds(self, steps: list[tuple[Level, Level]], eta: Scalar) -> list[Scalar]:
+        """The std of the noise that each step adds."""
+        if self.added == "hat":
+            return [sigma_hat(t, s) for t, s in steps]
+        if not isinstance(self.added, tuple):
+            return [eta * sigma(t, s) for t, s in steps]
+        if len(self.added) != len(steps):
+            raise ValueError(
+                f"added has {len(self.added)} values for {len(steps)} steps; give one per step"
+            )
+        for k, (std, (_, s)) in enumerate(zip(self.added, steps, strict=True)):
+            if std and not s.noise:
+                raise ValueError(
+                    f"added[{k}]={std} but the step ends at clean data; the last step returns x0, "
+                    "so give 0"
+                )
+        return list(self.added)
 
     def _admitted(self, steps: list[tuple[Level, Level]]) -> tuple[float, ...]:
         sigmas = self.sigmas or ()
@@ -116,9 +132,10 @@ def DDPM() -> DDIM:
     return DDIM(eta=1.0)
 
 
-def _q(t: Level, s: Level) -> float:
-    """ratio_s / ratio_t, safe where t has no signal."""
-    return float(s.noise * t.signal / (s.signal * t.noise))
+def _kept(q: float, eta: Scalar) -> Scalar:
+    """√(noise² − σ²)/noise, free of the cancellation that a σ near noise brings."""
+    rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
+    return rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))
 
 
 def sigma(t: Level, s: Level, eta: float = 1.0) -> float:
@@ -126,7 +143,8 @@ def sigma(t: Level, s: Level, eta: float = 1.0) -> float:
 
     At η = 1 it is the std of q(x_s | x_t, x_0).
     """
-    return eta * float(s.noise) * math.sqrt((1 - _q(t, s)) * (1 + _q(t, s)))
+    q = fall(t, s)
+    return eta * float(s.noise) * math.sqrt((1 - q) * (1 + q))
 
 
 def sigma_hat(t: Level, s: Level) -> float:
@@ -139,12 +157,14 @@ def largest_eta(plan: Plan) -> float:
 
     At least 1, and inf for a single step into data. Raises ValueError for a rising plan.
     """
-    if any(float(s.ratio) > float(t.ratio) for t, s in pairwise(plan)):
-        raise ValueError(
-            "eta > 0 on a rising plan; noise is added on the way down only, so encode with eta=0"
-        )
-    bounds = ((float(s.noise), sigma(t, s)) for t, s in pairwise(plan))
+    bounds = ((float(s.noise), sigma(t, s)) for t, s in pairwise(falling(plan)))
     return min((noise / std for noise, std in bounds if std), default=math.inf)
+
+
+def _stds(value: object) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(std, int | float) and 0 <= std < math.inf for std in value
+    )
 
 
 def _like(x: Tensor, value: Scalar) -> Scalar:
