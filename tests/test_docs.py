@@ -58,12 +58,11 @@ def test_the_six_lines_of_the_readme_are_those_of_the_solver():
     assert "".join(f"        {line}\n" for line in shown.splitlines()) in source
 
 
-def test_the_tests_that_the_mathematics_names_exist():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/mathematics.md").read_text()))
+def test_the_tests_that_the_pages_name_exist():
+    named = set(re.findall(r"`(test_\w+)`", "".join(page.read_text() for page in PAGES)))
     assert len(named) > 8
-    assert named <= set(
-        re.findall(r"^def (test_\w+)", (ROOT / "tests/test_family.py").read_text(), re.MULTILINE)
-    )
+    sources = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert named <= set(re.findall(r"^def (test_\w+)", sources, re.MULTILINE))
 
 
 def test_the_figures_of_the_mathematics_are_those_of_the_tests():

@@ -159,19 +159,6 @@ def test_an_edit_at_any_call_moves_the_end_by_what_the_flow_makes_of_it(spec, fo
         torch.testing.assert_close(run(k), plain + factor * edit, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("spec", ["ddim", "heun", "dpmpp2s"])
-def test_without_memory_a_run_goes_on_from_the_edit_as_if_it_began_there(spec):
-    plan = ddim.plan(LINEAR, 6)
-    x, edited = torch.linspace(-1, 1, 4).double(), torch.full((4,), 0.3).double()
-
-    def inpaint(x, level):
-        return THREE(edited if level == plan[3] else x, level)
-
-    whole = sample(inpaint, x, plan, ddim.build(spec))
-    rest = sample(THREE, edited, plan[3:], ddim.build(spec))
-    torch.testing.assert_close(whole, rest, rtol=0, atol=1e-12)
-
-
 # Ends
 
 
@@ -364,11 +351,6 @@ def test_what_does_not_suit_the_plan_is_refused_before_the_network_is_asked(solv
 
     with pytest.raises(ValueError, match=words):
         sample(refuse, torch.zeros(1, 3), ddim.plan(LINEAR, times), solver, ddim.Seeded([1]))
-
-
-@pytest.mark.parametrize(("spec", "expected"), [("heun", 11), ("dpmpp2s", 11), ("unipc", 6)])
-def test_calls_are_counted_not_steps(spec, expected):
-    assert calls(ddim.build(spec), ddim.plan(LINEAR, 6)) == expected
 
 
 def test_a_model_places_the_middle_level_of_dpmpp2s_by_its_ratio():
