@@ -41,6 +41,14 @@ def test_every_program_runs(block, tmp_path, monkeypatch):
     execute(re.sub(r"steps=\d{4}", "steps=3", block), tmp_path, monkeypatch)
 
 
+def test_a_solver_is_written_with_the_order_that_the_page_prints(tmp_path, monkeypatch, capsys):
+    (block,) = blocks(ROOT / "docs/write-a-solver.md")
+    monkeypatch.setattr(ddim.solvers, "SOLVERS", dict(ddim.solvers.SOLVERS))
+    names = execute(block, tmp_path, monkeypatch)
+    assert capsys.readouterr().out.split() == re.findall(r"^print.*# (.*)$", block, re.MULTILINE)
+    assert names["end"].isfinite().all()
+
+
 @pytest.mark.slow
 def test_the_readmes_ten_lines_draw_digits(tmp_path, monkeypatch):
     names = execute(blocks(ROOT / "README.md")[0], tmp_path, monkeypatch)

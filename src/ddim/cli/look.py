@@ -21,7 +21,9 @@ def plan(
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(help="linear (usual), scaled_linear, cosine, rectified_flow; linear:T=4000."),
+        typer.Option(
+            help="linear (usual), scaled_linear, cosine, sigmoid, rectified_flow; linear:T=4000."
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Take the schedule of this model's folder instead.")

@@ -25,7 +25,11 @@ def sample(
         typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T; usually 20."),
     ] = None,
     solver: Annotated[
-        str, typer.Option(help="Such as ddim:eta=0.5, ddim:eta=1,added=hat, or ddpm.")
+        str,
+        typer.Option(
+            help="ddim, ddpm, heun, ipndm, deis, dpmpp, dpmpp2s or unipc, with options such as "
+            "ddim:eta=0.5, unipc:order=2, dpmpp:order=3,eta=1."
+        ),
     ] = "ddim:eta=0",
     spacing: Annotated[
         str | None,

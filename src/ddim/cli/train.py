@@ -28,7 +28,7 @@ def train(
         str, typer.Option(help="What the network predicts: eps, x0, v or flow.")
     ] = "eps",
     schedule: Annotated[
-        str, typer.Option(help="linear, scaled_linear, cosine:s=0.008, rectified_flow, …")
+        str, typer.Option(help="linear, scaled_linear, cosine:s=0.008, sigmoid, rectified_flow, …")
     ] = "linear",
     size: Annotated[
         int | None, typer.Option(help="Crop and resize the images of a folder to SIZE×SIZE.")

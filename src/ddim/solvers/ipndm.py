@@ -22,8 +22,8 @@ ADAMS_BASHFORTH = (
 class IPNDM:
     """y_s = y_t + (r_s − r_t) Σ_j c_j eps_j over the last 1 to 4 predictions, c constant.
 
-    The c_j are those of even steps in r, so on uneven ones its order is 1 (2 where neighbouring
-    steps differ by O(h), as in every usual spacing); what it has is small coefficients.
+    The c_j are those of even steps in r, so on uneven ones its order is 1, and 2 where neighbouring
+    steps differ by O(h²), as in a smooth spacing.
     Zhang and Chen 2022 (arXiv:2204.13902), after Liu et al. 2022 (arXiv:2202.09778), Eq. 12.
     """
 
