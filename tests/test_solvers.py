@@ -183,6 +183,14 @@ def test_a_start_without_signal_is_a_step_of_ddim_and_a_fresh_start(spec):
     torch.testing.assert_close(sample(THREE, x, plan, solver), rest, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_next_to_no_signal_at_the_start_does_no_harm(spec):
+    """The cosine schedule begins at noise/signal 20,000."""
+    x, plan = torch.linspace(-1, 1, 4).double(), ddim.plan(ddim.schedules.cosine(), 10)
+    exact = THREE.flow(x, plan[0], plan[-1])
+    assert (sample(THREE, x, plan, ddim.build(spec)) - exact).abs().max() < 0.5
+
+
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec != "heun"])
 def test_a_start_from_clean_data_is_a_step_of_ddim_and_a_fresh_start(spec):
     plan = ddim.plan(LINEAR, 6)[::-1]
