@@ -63,6 +63,7 @@ class Problem:
     shape: tuple[int, ...]
     scale: float
     data: Tensor | None = None
+    more: Tensor | None = None  # other data, to estimate from
 
     @property
     def noise(self) -> ddim.Seeded:
@@ -124,7 +125,8 @@ def mixture(dimensions: int, seeds: int) -> tuple[Problem, float]:
     scale = float(real.square().mean().sqrt())
     name = f"{dimensions} dimensions"
     schedule = ddim.schedules.linear()
-    return Problem(name, data, schedule, seeds, (dimensions,), scale, real), floor
+    more = data.draw(seeds, generator)
+    return Problem(name, data, schedule, seeds, (dimensions,), scale, real, more), floor
 
 
 def largest(schedule: ddim.Schedule, solver: ddim.Solver, spacing: str, calls: int) -> ddim.Plan:
@@ -143,8 +145,8 @@ def rows(problem: Problem, reference: Tensor, budgets: tuple[int, ...]) -> Itera
     ):
         solver = ddim.DDPM() if name == ANALYTIC else ddim.build(name)
         plan = largest(problem.schedule, solver, spacing, calls)
-        if name == ANALYTIC and problem.data is not None:
-            added = ddim.analytic_sigmas(problem.denoiser, problem.data, plan, problem.noise)
+        if name == ANALYTIC and problem.more is not None:
+            added = ddim.analytic_sigmas(problem.denoiser, problem.more, plan, problem.noise)
             solver = ddim.DDIM(eta=1, added=added)
         end = problem.run(plan, solver)
         drawn = name in (*DRAWING, ANALYTIC)

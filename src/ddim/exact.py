@@ -68,19 +68,23 @@ class Mixture:
         """
         if self._shape:
             raise ValueError("the flow is known for one-dimensional data; give means of shape (K,)")
-        high = 2 * (x.abs().max() + self._parts()[0].abs().max() + 40)
-        low, high = torch.full_like(x, -float(high)), torch.full_like(x, float(high))
-        wanted = self._below(x, t)
+        side = torch.where(self._tail(x, t, -torch.ones_like(x)) < 0.5, -1.0, 1.0)
+        wanted = self._tail(x, t, side)  # the smaller tail, which keeps its digits
+        means, std, _ = self._parts()
+        far = float(means.abs().max() + 40 * (std.max() + torch.as_tensor(s.noise).max()))
+        low, high = torch.full_like(x, -far), torch.full_like(x, far)
         for _ in range(64):  # bisection, down to rounding
             middle = (low + high) / 2
-            less = self._below(middle, s) < wanted
+            less = (self._tail(middle, s, side) - wanted) * side > 0
             low, high = torch.where(less, middle, low), torch.where(less, high, middle)
         return (low + high) / 2
 
-    def _below(self, x: Tensor, level: Level) -> Tensor:
+    def _tail(self, x: Tensor, level: Level, side: Tensor) -> Tensor:
+        """The probability above x (side 1) or below it (side −1)."""
         means, std, weights = self._parts()
         spread = ((level.signal * std) ** 2 + level.noise**2).sqrt()
-        return torch.special.ndtr((x[:, None] - level.signal * means[:, 0]) / spread) @ weights
+        z = (x[:, None] - level.signal * means[:, 0]) / spread
+        return torch.special.erfc(side[:, None] * z / math.sqrt(2)) @ weights / 2
 
     @property
     def _shape(self) -> tuple[int, ...]:

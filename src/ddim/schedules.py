@@ -211,10 +211,10 @@ def cosine(T: int = 1000, s: float = 0.008) -> Schedule:
 
 def sigmoid(T: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
     """α_t falls as a sigmoid over [start, end]/tau, β at most 0.999. Jabri et al. 2022."""
-    if not (start < end and tau > 0):
-        raise ValueError(f"start={start}, end={end}, tau={tau}; choose start < end and tau above 0")
-    u = torch.linspace(start / tau, end / tau, _levels(T) + 1, dtype=torch.float64).sigmoid()
-    return _capped(u[-1] - u)
+    if not (tau > 0 and 0 < (end - start) / tau <= 30):
+        raise ValueError(f"start={start}, end={end}, tau={tau}; choose end > start, at most 30 tau")
+    u = torch.linspace(start / tau, end / tau, _levels(T) + 1, dtype=torch.float64)
+    return _capped((-u).sigmoid() - (-u[-1]).sigmoid())
 
 
 def _capped(f: Tensor) -> Schedule:

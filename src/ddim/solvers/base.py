@@ -35,6 +35,8 @@ R = TypeVar("R")
 Run = Generator[tuple[Tensor, Level], Prediction, R]
 """Asks (x, level), is sent a Prediction, returns R."""
 
+_LEAP = 8.0
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
@@ -51,7 +53,7 @@ class Solver(Protocol):
 
 def chosen_order(order: int, highest: int) -> None:
     """Raise ValueError unless order is a whole number from 1 to the highest."""
-    if isinstance(order, bool) or order not in range(1, highest + 1):
+    if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= highest:
         raise ValueError(f"order={order}; choose a whole number from 1 to {highest}")
 
 
@@ -69,6 +71,11 @@ def fall(t: Level, s: Level) -> float:
     return float(s.noise * t.signal / (s.signal * t.noise))
 
 
+def gap(t: Level, s: Level) -> float:
+    """h = λ_s − λ_t of two regular levels."""
+    return math.log(float(t.ratio) / float(s.ratio))
+
+
 def regular(level: Level) -> bool:
     """Whether λ is finite: there is both signal and noise."""
     return bool(level.signal and level.noise)
@@ -77,12 +84,15 @@ def regular(level: Level) -> bool:
 def windows(plan: Plan, nodes: int) -> list[tuple[Plan, Level]]:
     """For each interval t → s the levels a multistep method combines, t first, and s.
 
-    At most `nodes` of them, all regular. Where t or s is not, there is t alone, which is DDIM.
+    At most `nodes` of them, all regular. There is t alone, which is DDIM, where t or s is not, and
+    where the interval is over 8 times the one before: so far a polynomial only overshoots.
     """
     found = []
     for i, s in enumerate(plan[1:]):
         past = plan[max(0, i + 1 - nodes) : i + 1][::-1]
         usable = tuple(takewhile(regular, past)) if regular(s) else ()
+        if len(usable) > 1 and abs(gap(past[0], s)) > _LEAP * abs(gap(past[1], past[0])):
+            usable = past[:1]
         found.append((usable or past[:1], s))
     return found
 
@@ -92,17 +102,16 @@ def weights(nodes: Plan, t: Level, s: Level, rate: float = 1.0) -> list[float]:
 
     They sum to 1 − e^(−rate·h), h = λ_s − λ_t: rate 1 integrates x0, rate −1 eps (in units of
     r_s), and 1 + eta the x0 of the SDE. By 64 Gauss-Legendre nodes, which unlike the closed forms
-    lose no digits for small h.
+    lose few digits for small h.
     """
-    at = np.array([-math.log(float(node.ratio)) for node in nodes])
-    start, end = (-math.log(float(level.ratio)) for level in (t, s))
-    u = start + (end - start) * (_NODES + 1) / 2
-    kernel = _WEIGHTS / 2 * (end - start) * rate * np.exp(-rate * (end - u))
+    at, h = np.array([gap(t, node) for node in nodes]), gap(t, s)
+    u = h * (_NODES + 1) / 2  # λ − λ_t
+    kernel = _WEIGHTS / 2 * h * rate * np.exp(-rate * (h - u))
     others = ([m for m in range(len(at)) if m != j] for j in range(len(at)))
     return [
         float(kernel @ np.prod([(u - at[m]) / (at[j] - at[m]) for m in rest], axis=0))
         if rest
-        else -math.expm1(-rate * (end - start))
+        else -math.expm1(-rate * h)
         for j, rest in enumerate(others)
     ]
 

@@ -92,9 +92,9 @@ class DDIM:
         eta: Scalar = torch.tensor(self._etas, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
         if not isinstance(self.eta, tuple):
             eta = self.eta
-        kept = [s.noise * _kept(fall(t, s), eta) for t, s in steps]
+        means = [s.noise * kept(fall(t, s), eta) for t, s in steps]
         stds = self._stds(steps, eta)
-        return [(_like(x, k), _like(x, std)) for k, std in zip(kept, stds, strict=True)]
+        return [(_like(x, mean), _like(x, std)) for mean, std in zip(means, stds, strict=True)]
 
     def _stds(self, steps: list[tuple[Level, Level]], eta: Scalar) -> list[Scalar]:
         """The std of the noise that each step adds."""
@@ -132,7 +132,7 @@ def DDPM() -> DDIM:
     return DDIM(eta=1.0)
 
 
-def _kept(q: float, eta: Scalar) -> Scalar:
+def kept(q: float, eta: Scalar) -> Scalar:
     """√(noise² − σ²)/noise, free of the cancellation that a σ near noise brings."""
     rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
     return rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))

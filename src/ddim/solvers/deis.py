@@ -16,7 +16,7 @@ class DEIS:
     """y_s = y_t + ∫ P dr, P the polynomial in log r through the last `order` values of eps.
 
     order: 1 to 4, the number of values; 1 is DDIM.
-    Zhang and Chen 2022 (arXiv:2204.13902), Eq. 15, with log r as the variable (the log-ρ form).
+    Zhang and Chen 2022 (arXiv:2204.13902), with log r as the variable (the log-ρ form).
     """
 
     order: int = 3
@@ -30,8 +30,8 @@ class DEIS:
         for seen, s in windows(plan, self.order):
             t = seen[0]
             p = yield x, t
-            past = [p.eps, *past][: len(seen)]
+            past = [p.eps, *past][: self.order]
             x = s.signal * p.x0 + s.noise * p.eps
             if len(seen) > 1:
-                x = x + s.noise * beyond(past, weights(seen, t, s, rate=-1)[1:])
+                x = x + s.noise * beyond(past[: len(seen)], weights(seen, t, s, rate=-1)[1:])
         return x

@@ -17,6 +17,7 @@ from ddim.solvers.base import (
     chosen_order,
     fall,
     falling,
+    gap,
     regular,
     weights,
     windows,
@@ -28,9 +29,11 @@ class DPMpp:
     """DPM-Solver++ multistep, one prediction an interval: 2M at order 2, 3M at order 3.
 
     order: 1 (DDIM) to 3, the number of predictions combined.
-    eta: 0 solves the ODE, 1 the SDE; noise of std noise_s √(1 − e^(−2·eta·h)) is added. At order 1
-        eta = 1 is DDPM; between 0 and 1 this is not the η of Eq. (16).
-    compat: at order 3, the published third-order term, which lacks a factor 2 and leaves order 2.
+    eta: 0 solves the ODE, 1 the SDE, 0 to 10; noise of std noise_s √(1 − e^(−2·eta·h)) is added, as
+        in k-diffusion. At order 1 eta = 1 is DDPM; between 0 and 1 this is not the η of Eq. (16).
+        The law of the samples converges at order 1 or 2, and best with order=2.
+    compat: at order 3, the third-order term of the authors' code and its copies, which lacks a
+        factor 2 and leaves order 2.
     """
 
     order: int = 2
@@ -39,8 +42,8 @@ class DPMpp:
 
     def __post_init__(self) -> None:
         chosen_order(self.order, 3)
-        if not isinstance(self.eta, int | float) or not 0 <= self.eta < math.inf:
-            raise ValueError(f"eta={self.eta}; choose 0 (the ODE) to 1 (the SDE), or more")
+        if not isinstance(self.eta, int | float) or not 0 <= self.eta <= 10:
+            raise ValueError(f"eta={self.eta}; choose 0 (the ODE) to 1 (the SDE), at most 10")
         if not isinstance(self.compat, bool) or (self.compat and self.order != 3):
             raise ValueError(
                 f"compat={self.compat} with order={self.order}; it is True or False, and concerns "
@@ -55,10 +58,10 @@ class DPMpp:
             t = seen[0]
             kept, std = self._noise(t, s)
             p = yield x, t
-            past = [p.x0, *past][: len(seen)]
+            past = [p.x0, *past][: self.order]
             x = s.signal * p.x0 + kept * p.eps
             if len(seen) > 1:
-                x = x + s.signal * beyond(past, self._weights(seen, s))
+                x = x + s.signal * beyond(past[: len(seen)], self._weights(seen, s))
             if std:
                 x = x + std * noise(x, k)
         return x
@@ -72,17 +75,15 @@ class DPMpp:
 
     def _weights(self, seen: Plan, s: Level) -> list[float]:
         t, rate = seen[0], 1 + self.eta
-        now, after, *before = (-math.log(float(level.ratio)) for level in (t, s, *seen[1:]))
-        h = after - now
-        r0 = (now - before[0]) / h
+        h, r0 = gap(t, s), gap(seen[1], t) / gap(t, s)
         if len(seen) == 2:
             return [math.expm1(-rate * h) / (2 * r0)]
         exact = weights(seen, t, s, rate)[1:]
         if not self.compat:
             return exact
-        r1 = (before[0] - before[1]) / h
+        r1 = gap(seen[2], seen[1]) / h
         phi3 = ((math.expm1(-rate * h) / (rate * h)) + 1) / (rate * h) - 0.5
-        half = (-1 / (r0 * r1), 1 / (r1 * (r0 + r1)))  # D2 is twice this, and is published as this
+        half = (-1 / (r0 * r1), 1 / (r1 * (r0 + r1)))  # D2 is twice this
         return [w + phi3 * d for w, d in zip(exact, half, strict=True)]
 
 

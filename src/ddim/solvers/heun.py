@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,16 +12,16 @@ from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.solvers.base import Run
 
-PURE_NOISE = 1000.0
+LONGEST = 3.0
 
 
 @dataclass(frozen=True)
 class Heun:
     """Second order, two predictions an interval: the trapezoidal rule for dy/dr = eps, Eq. (14).
 
-    An interval that ends at clean data, or begins at pure noise (noise/signal 1000 or more, as at
-    the top of the cosine schedule), is DDIM, with one prediction: a trapezoid over nearly all of r
-    is no slope. Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
+    An interval that ends at clean data is DDIM, with one prediction, and so is one that is too long
+    for a trapezoid, signal_s·|r_t − r_s| above 3: from no signal, or nearly none as at the top of
+    the cosine schedule. Karras et al. 2022 (arXiv:2206.00364), Algorithm 1.
     """
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
@@ -28,7 +29,8 @@ class Heun:
         for t, s in pairwise(plan):
             p = yield x, t
             x = s.signal * p.x0 + s.noise * p.eps
-            if s.noise and t.ratio < PURE_NOISE:
+            step = float(s.noise - s.signal * t.ratio) if t.signal else math.inf
+            if s.noise and abs(step) <= LONGEST:
                 q = yield x, s
-                x = q.x + (s.noise - s.signal * t.ratio) / 2 * (q.eps - p.eps)
+                x = q.x + step / 2 * (q.eps - p.eps)
         return x

@@ -24,7 +24,7 @@ class IPNDM:
 
     The c_j are those of even steps in r, so on uneven ones its order is 1, and 2 where neighbouring
     steps differ by O(h²), as in a smooth spacing.
-    Zhang and Chen 2022 (arXiv:2204.13902), after Liu et al. 2022 (arXiv:2202.09778), Eq. 12.
+    Zhang and Chen 2022 (arXiv:2204.13902), after Liu et al. 2022 (arXiv:2202.09778).
     """
 
     order: int = 4
@@ -37,9 +37,10 @@ class IPNDM:
         past: list[Tensor] = []
         for (t, *before), s in windows(plan, self.order):
             p = yield x, t
-            past = [p.eps, *past][: 1 + len(before)]
+            past = [p.eps, *past][: self.order]
             x = s.signal * p.x0 + s.noise * p.eps
             if before:
                 step = s.noise - s.signal * t.ratio  # signal_s (r_s − r_t)
-                x = x + step * beyond(past, ADAMS_BASHFORTH[len(before)][1:])
+                c = ADAMS_BASHFORTH[len(before)]
+                x = x + step * beyond(past[: len(c)], c[1:])
         return x

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,12 +9,12 @@ from torch import Tensor
 from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.process import Level
-from ddim.solvers.base import Run, beyond, chosen_order, fall, regular, weights, windows
+from ddim.solvers.base import Run, beyond, chosen_order, fall, gap, regular, weights, windows
 
 
 @dataclass(frozen=True)
 class UniPC:
-    """UniP and UniC in x0: of order p + 1 with p predictions combined, one prediction an interval.
+    """UniP and UniC in x0: order p + 1 with p predictions combined, one prediction an interval.
 
     Once the prediction at a level is known, the step that led there is done again with it in the
     polynomial. The next step starts from that state, with the prediction as it is.
@@ -34,19 +33,20 @@ class UniPC:
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
-        past: list[Tensor] = []
+        past, used = list[Tensor](), list[Tensor]()
         base, corrector = x, list[float]()
         for seen, s in windows(plan, self.order):
             t = seen[0]
             p = yield x, t
             if corrector:
-                done_again = base + t.signal * beyond([*past, p.x0], corrector)
+                done_again = base + t.signal * beyond([*used, p.x0], corrector)
                 p = p.with_x(done_again + (p.x - x), t)
-            past = [p.x0, *past][: len(seen)]
+            past = [p.x0, *past][: self.order]
+            used = past[: len(seen)]
             base = x = s.signal * p.x0 + s.noise * p.eps
             predictor, corrector = self._weights(seen, s)
             if predictor:
-                x = x + s.signal * beyond(past, predictor)
+                x = x + s.signal * beyond(used, predictor)
         return x
 
     def _weights(self, seen: Plan, s: Level) -> tuple[list[float], list[float]]:
@@ -54,12 +54,11 @@ class UniPC:
         t = seen[0]
         if not (regular(t) and regular(s)):
             return [], []
-        h = math.log(float(t.ratio) / float(s.ratio))
+        h = gap(t, s)
         free = h if self.variant == "bh1" else 1 - fall(t, s)
         if len(seen) == 1:
             return [], [free / 2]
         corrector = weights((*seen, s), t, s)[1:]
         if len(seen) == 2:
-            r = math.log(float(t.ratio) / float(seen[1].ratio)) / h
-            return [free / (2 * r)], corrector
+            return [free / (2 * gap(t, seen[1]) / h)], corrector
         return weights(seen, t, s)[1:], corrector
