@@ -63,6 +63,15 @@ def test_the_flow_is_what_an_adaptive_integrator_finds():
     np.testing.assert_allclose(THREE.flow(x, t, s) / s.signal, found.y[:, -1], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("sigmas", [-12.0, -7.0, 7.0, 12.0])
+def test_the_flow_is_right_far_out_and_to_any_scale(sigmas):
+    one, t = Mixture([0.3], 0.5), Level(math.nan, 1.0, 0.05)
+    x = torch.tensor([t.signal * 0.3 + sigmas * math.hypot(0.5, 0.05)], dtype=torch.float64)
+    for s in (Level(math.nan, 1.0, 100.0), Level(math.nan, 0.1, 0.995), Level(0, 1.0, 0.0)):
+        spread = math.hypot(0.5 * s.signal, s.noise)
+        assert one.flow(x, t, s).item() == pytest.approx(0.3 * s.signal + sigmas * spread, rel=1e-9)
+
+
 def test_each_x_may_have_its_own_level():
     x, t = torch.linspace(-1, 1, 3, dtype=torch.float64), LEVELS[1]
     together = THREE.flow(

@@ -172,7 +172,7 @@ def test_the_sde_of_first_and_second_order(p):
     agree(ours, sample(image, start(), PLAN, Theirs(p, "sde-dpmsolver++"), noise))
 
 
-def test_its_sde_of_third_order_is_of_order_1_and_ours_of_order_3():
+def test_without_draws_its_sde_of_third_order_is_of_order_1_and_ours_of_order_3():
     """A sign in its D2 term is wrong (minus a half for plus a half). With draws of 0 the SDE is an
     ordinary equation, and both converge to one limit."""
 

@@ -11,6 +11,7 @@ PRESERVING = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
+    "sigmoid": schedules.sigmoid,
     "zero": lambda: schedules.zero_terminal(schedules.linear()),
 }
 ALL = {**PRESERVING, "rectified_flow": schedules.rectified_flow}
@@ -81,6 +82,21 @@ def test_zero_terminal_moves_the_end_and_keeps_the_beginning():
     assert after.top == 999
 
 
+def test_sigmoid_is_its_formula_at_a_few_points():
+    """α = (s(b) − s(a + (b − a)u))/(s(b) − s(a)), s the sigmoid, a = start/tau, b = end/tau."""
+    half = schedules.sigmoid()
+    assert half.alpha_bar[500].item() == pytest.approx(0.5, abs=1e-12)
+    torch.testing.assert_close(
+        half.alpha_bar[1:500] + half.alpha_bar[501:1000].flip(0), torch.ones(499).double()
+    )
+    assert half.alpha_bar[200].item() == pytest.approx(0.895680, abs=1e-6)
+    assert schedules.sigmoid(tau=0.5).alpha_bar[200].item() == pytest.approx(0.975756, abs=1e-6)
+    shifted = schedules.sigmoid(start=0.0, end=3.0, tau=0.9)
+    assert shifted.alpha_bar[500].item() == pytest.approx(0.267259, abs=1e-6)
+    with pytest.raises(ValueError, match=r"tau=0\.1; choose"):
+        schedules.sigmoid(tau=0.1)
+
+
 def test_small_noise_is_as_precise_as_large():
     schedule = schedules.from_betas([1e-12, 1e-12, 1.0])
     assert schedule.noise[1].item() == pytest.approx(1e-6, rel=1e-12)
@@ -146,7 +162,7 @@ def test_a_fraction_next_to_a_level_without_signal_is_refused():
         schedules.zero_terminal(schedules.linear()).level(999.5)
 
 
-@pytest.mark.parametrize("ratio", [1e-3, 200.0, math.inf, math.nan])
+@pytest.mark.parametrize("ratio", [1e-3, 0.0, -1.0, 0.00999, 157.5, 200.0, math.inf, math.nan])
 def test_a_ratio_that_was_not_trained_is_refused(ratio):
     with pytest.raises(ValueError, match="trained levels"):
         schedules.linear().time(ratio)
