@@ -126,6 +126,8 @@ def test_windows_are_what_has_been_seen_newest_first():
     plan = ddim.plan(zero, (1000, 800, 600, 400, 200, 0))
     seen = [[level.t for level in nodes] for nodes, _ in windows(plan, 3)]
     assert seen == [[1000], [800], [600, 800], [400, 600, 800], [200]]
+    low = ddim.plan(LINEAR, (20, 9, 5, 3, 2, 1))  # down to a noise of 0.01
+    assert [len(nodes) for nodes, _ in windows(low, 3)] == [1, 2, 3, 3, 3]
     upwards = [[level.t for level in nodes] for nodes, _ in windows(plan[::-1], 3)]
     assert upwards == [[0], [200], [400, 200], [600, 400, 200], [800]]
 
@@ -338,9 +340,8 @@ def test_with_noise_the_second_order_is_the_best():
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0, 2.0])
-def test_three_values_without_their_curvature_are_compat_and_exact_alike(eta):
-    """Where the past x0 lie on a line in λ the third-order terms vanish, whatever their factor, and
-    the step integrates the line exactly; on a parabola the two differ, and one is exact."""
+def test_a_parabola_is_integrated_exactly_and_by_compat_with_half_its_curvature(eta):
+    """In the SDE too, where x0 is a function of λ alone."""
     plan = tuple(by_hand(lam) for lam in (-1.0, -0.6, -0.1, 0.5))
     h, rate = 0.6, 1 + eta
 
@@ -357,14 +358,15 @@ def test_three_values_without_their_curvature_are_compat_and_exact_alike(eta):
         kernel, _ = quad(lambda v: curve(0.5 - h * v) * rate * h * math.exp(-rate * h * v), 0, 1)
         return plan[-1].signal * kernel
 
-    for curve, same in ((lambda lam: 2 * lam - 1, True), (lambda lam: lam**2, False)):
+    for curve, bend in ((lambda lam: 2 * lam - 1, 0), (lambda lam: lam**2, 1)):
         mended, published = (
-            step(DPMpp(3, eta=eta, compat=compat), curve) for compat in (False, True)
+            step(DPMpp(3, eta=eta, compat=compat), curve).item() for compat in (False, True)
         )
-        assert torch.allclose(mended, published, rtol=0, atol=1e-12) is same
         before = sample_state(plan, DPMpp(3, eta=eta), curve)
         carried = plan[-1].noise / plan[2].noise * math.exp(-eta * h) * before
-        assert mended.item() == pytest.approx(carried + alone(curve), abs=1e-12)
+        assert mended == pytest.approx(carried + alone(curve), abs=1e-12)
+        half = bend / 2 * alone(lambda lam: (lam + 0.1) ** 2)  # the parabola less its tangent at t
+        assert published == pytest.approx(mended - half, abs=1e-12)
 
 
 def sample_state(plan, solver, curve):
@@ -513,6 +515,14 @@ def test_what_does_not_suit_the_plan_is_refused_before_the_network_is_asked(solv
 
     with pytest.raises(ValueError, match=words):
         sample(refuse, torch.zeros(1, 3), ddim.plan(LINEAR, times), solver, ddim.Seeded([1]))
+
+
+def test_the_middle_level_of_dpmpp2s_preserves_the_variance():
+    plan = ddim.plan(LINEAR, (900, 300, 0))
+    _, (middle, _), _ = ddim.trace(THREE, torch.zeros(2).double(), plan, ddim.DPMpp2S())
+    assert math.isnan(middle.t)
+    assert middle.ratio**2 == pytest.approx(plan[0].ratio * plan[1].ratio, rel=1e-12)
+    assert middle.signal**2 + middle.noise**2 == pytest.approx(1, abs=1e-14)
 
 
 def test_a_model_places_the_middle_level_of_dpmpp2s_by_its_ratio():
