@@ -42,7 +42,7 @@ ORDER = {
     "ipndm:order=3": 1,
 }
 DRAWING = {"ddpm"}  # always draws: there is no trajectory to converge to
-X0_FORM = ["dpmpp:order=1", "dpmpp:order=2", "dpmpp:order=3", "dpmpp2s", "unipc", "unipc:order=2"]
+X0_FORM = ["dpmpp:order=1", "dpmpp", "dpmpp:order=3", "dpmpp2s", "unipc", "unipc:order=3"]
 EPS_FORM = ["ddim", "heun", "ipndm", "ipndm:order=2", "deis", "deis:order=4"]
 SPECS = [*EPS_FORM, *X0_FORM]
 EVERY_SCHEDULE = [
@@ -243,7 +243,7 @@ def test_encoding_follows_the_flow_upwards(spec):
 
 @pytest.mark.parametrize("schedule", EVERY_SCHEDULE[:5])
 @pytest.mark.parametrize("spec", SPECS)
-def test_encoding_from_a_low_level_is_no_worse_than_ddims_on_any_schedule(spec, schedule):
+def test_encoding_on_trailing_steps_keeps_to_the_flow_on_any_schedule(spec, schedule):
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
     for steps in (10, 50):
         plan = ddim.plan(schedule, steps)[:-1]
@@ -447,6 +447,8 @@ def test_analytic_sigmas_take_half_precision_their_own_draw_per_step_and_a_falli
     assert analytic_sigmas(gaussian(), x0.bfloat16(), plan, noise) == pytest.approx(wide, rel=1e-5)
     with pytest.raises(ValueError, match="rising plan"):
         analytic_sigmas(gaussian(), x0, plan[::-1], noise)
+    with pytest.raises(ValueError, match=r"uint8; give floating-point"):
+        analytic_sigmas(gaussian(), torch.zeros(64, 2, dtype=torch.uint8), plan, noise)
 
 
 def test_stds_given_are_added_to_every_image_whatever_its_eta():
@@ -481,11 +483,11 @@ def test_analytic_sigmas_need_no_signal_and_no_gradient():
         ("unipc:order=2.5", "order=2.5; choose a whole"),
         ("deis:order=2.0", "order=2.0; choose a whole"),
         ("unipc:order=True", "order=True; choose a whole"),
-        ("unipc:order=three", "order=three; choose a whole"),
+        ("unipc:order=three", "order='three'; choose a whole"),
         ("unipc:variant=bh3", "'bh1' or 'bh2'"),
-        ("dpmpp:eta=-1", "eta=-1; choose 0"),
-        ("dpmpp:eta=much", "eta=much; choose 0"),
-        ("dpmpp:eta=11", "eta=11; choose 0"),
+        ("dpmpp:eta=-1", "eta=-1; choose a number from 0"),
+        ("dpmpp:eta=much", "eta=much; choose a number"),
+        ("dpmpp:eta=11", "eta=11; choose a number from 0"),
         ("dpmpp:compat=True", "order=2; it is True or False"),
         ("dpmpp:order=3,compat=yes", "compat=yes"),
         ("ddim:added=0.1/-0.1", "a tuple of numbers from 0"),
@@ -507,6 +509,9 @@ def test_options_that_make_no_sense_are_refused_at_construction(spec, words):
         (DDIM(added=(0.1,)), (1000, 500, 0), "added has 1 values for 2 steps"),
         (DDIM(added=(0.1, 0.1)), (1000, 500, 0), r"added\[1\]=0.1 but .* give 0"),
         (DDIM(added=(0.1, 0.0)), (0, 500, 1000), "rising plan"),
+        (DDIM(sigmas=(0.1, 0.0)), (0, 500, 1000), "rising plan"),
+        (DDIM, (1000, 0), "give an object such as"),
+        ("unipc", (1000, 0), "'unipc' is no solver"),
     ],
 )
 def test_what_does_not_suit_the_plan_is_refused_before_the_network_is_asked(solver, times, words):

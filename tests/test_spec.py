@@ -23,6 +23,16 @@ def test_text_and_solver_are_each_others_image(text, solver):
     assert build(text) == solver
 
 
+def test_blanks_and_lower_case_are_read_and_an_unnamed_solver_is_said_to_be():
+    assert build("dpmpp:order=3, compat=true") == build("dpmpp:order=3,compat=True")
+
+    class Mine:
+        pass
+
+    with pytest.raises(ValueError, match=r"Mine has no name; put it into ddim\.solvers\.SOLVERS"):
+        describe(Mine())
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_is_built_by_its_name_and_written_again(name):
     assert build(describe(build(name))) == build(name)
@@ -42,9 +52,13 @@ def test_schedules_are_built_by_the_same_words():
     ("text", "words"),
     [
         ("euler", "'euler' is unknown; choose one of ddim, ddpm"),
-        ("ddim:steps=3", "no option 'steps=3'; write ddim:key=value with eta or sigmas or added"),
-        ("ddim:eta", "no option 'eta'"),
+        (
+            "ddim:steps=3",
+            "does not take 'steps=3'; write ddim:key=value with eta or sigmas or added",
+        ),
+        ("ddim:eta", "does not take 'eta'"),
         ("ddpm:eta=1", "no options at all"),
+        ("dpmpp:order=2,order=3", "does not take 'order=3'"),
         ("ddim:eta=lots", "eta=lots; choose 0"),
         ("ddim:sigmas=0.5", "give a tuple of numbers"),
         ("ddim:eta=-1", "eta=-1; choose 0"),

@@ -15,7 +15,7 @@ def encode(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -
     """Carry images x (B, ...) at plan[-1] up to latents at plan[0], section 5.4.
 
     plan: the one that sampling uses, falling. Do not clip in the denoiser: the map would not be
-    one-to-one. The round trip errs by O(1/steps).
+    one-to-one. With DDIM the round trip errs by O(1/steps).
     Raises ValueError for a rising plan or a solver that draws.
     """
     if float(plan[0].ratio) < float(plan[-1].ratio):

@@ -42,6 +42,10 @@ def trace(
     """
     if not x.is_floating_point():
         raise ValueError(f"x holds {x.dtype}; give floating-point numbers, images in [-1, 1]")
+    if isinstance(solver, str | type):
+        raise ValueError(
+            f"solver={solver!r} is no solver; give an object such as DDIM(), or ddim.build('ddim')"
+        )
     state = x.to(torch.promote_types(x.dtype, torch.float32))
     run = solver(state, checked(plan), noise or undrawn)
     answer: Prediction | None = None

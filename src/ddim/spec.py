@@ -28,11 +28,11 @@ def choose(text: str, table: Mapping[str, Callable[..., V]]) -> V:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(table)}")
     allowed = list(inspect.signature(table[name]).parameters)
     chosen: dict[str, Any] = {}
-    for option in filter(None, options.split(",")):
+    for option in filter(None, map(str.strip, options.split(","))):
         key, equals, value = option.partition("=")
-        if key not in allowed or not equals:
+        if key not in allowed or not equals or key in chosen:
             raise ValueError(
-                f"{text!r}: {name} has no option {option!r}; "
+                f"{text!r}: {name} does not take {option!r}; "
                 f"write {name}:key=value with {_listed(allowed)}"
             )
         chosen[key] = _value(value)
@@ -46,7 +46,9 @@ def describe(solver: Solver) -> str:
     """The text that `build` reads back: the name, the first option, all that is not default."""
     if solver == DDPM():
         return "ddpm"
-    name = next(name for name, kind in SOLVERS.items() if kind is type(solver))
+    name = next((name for name, kind in SOLVERS.items() if kind is type(solver)), None)
+    if name is None:
+        raise ValueError(f"{type(solver).__name__} has no name; put it into ddim.solvers.SOLVERS")
     options = [
         f"{option.name}={_text(getattr(solver, option.name))}"
         for i, option in enumerate(inspect.signature(type(solver)).parameters.values())
@@ -67,7 +69,7 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return {"True": True, "False": False}.get(text, text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _text(value: Any) -> str:

@@ -28,7 +28,7 @@ def sample(
         str,
         typer.Option(
             help="ddim, ddpm, heun, ipndm, deis, dpmpp, dpmpp2s or unipc, with options such as "
-            "ddim:eta=0.5, unipc:order=2, dpmpp:order=3,eta=1."
+            "ddim:eta=0.5, unipc:order=3, dpmpp:order=2,eta=1."
         ),
     ] = "ddim:eta=0",
     spacing: Annotated[

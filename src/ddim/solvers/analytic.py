@@ -12,7 +12,7 @@ from ddim.noise import Noise
 from ddim.plans import Plan, checked
 from ddim.process import Denoiser, diffuse
 from ddim.solvers.base import fall, falling
-from ddim.solvers.ddim import kept, sigma
+from ddim.solvers.ddim import kept_share, sigma
 
 
 @torch.no_grad()
@@ -30,6 +30,8 @@ def analytic_sigmas(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta}; choose 0 (Analytic-DDIM) to 1 (Analytic-DDPM)")
+    if not x0.is_floating_point():
+        raise ValueError(f"x0 holds {x0.dtype}; give floating-point numbers, images in [-1, 1]")
     x0 = x0.to(torch.promote_types(x0.dtype, torch.float32))
     stds = []
     for k, (t, s) in enumerate(pairwise(falling(checked(plan)))):
@@ -38,7 +40,7 @@ def analytic_sigmas(
             continue
         p = denoiser(diffuse(x0, t, noise(x0, k)), t)
         std = sigma(t, s, eta)
-        on_x0 = s.signal - s.noise * kept(fall(t, s), eta) * t.signal / t.noise
+        on_x0 = s.signal - s.noise * kept_share(fall(t, s), eta) * t.signal / t.noise
         error = float((x0 - p.x0).double().square().mean())
         stds.append(math.sqrt(std**2 + float(on_x0) ** 2 * error))
     return tuple(stds)

@@ -54,14 +54,15 @@ class Solver(Protocol):
 def chosen_order(order: int, highest: int) -> None:
     """Raise ValueError unless order is a whole number from 1 to the highest."""
     if isinstance(order, bool) or not isinstance(order, int) or not 1 <= order <= highest:
-        raise ValueError(f"order={order}; choose a whole number from 1 to {highest}")
+        raise ValueError(f"order={order!r}; choose a whole number from 1 to {highest}")
 
 
 def falling(plan: Plan) -> Plan:
     """The plan, if noise may be added on it. Raises ValueError for a rising one."""
     if any(float(s.ratio) > float(t.ratio) for t, s in pairwise(plan)):
         raise ValueError(
-            "eta > 0 on a rising plan; noise is added on the way down only, so encode with eta=0"
+            "a solver that draws noise on a rising plan; noise is added on the way down only, "
+            "so encode with DDIM() or another that draws none"
         )
     return plan
 
@@ -81,15 +82,15 @@ def regular(level: Level) -> bool:
     return bool(level.signal and level.noise)
 
 
-def windows(plan: Plan, nodes: int) -> list[tuple[Plan, Level]]:
+def windows(plan: Plan, count: int) -> list[tuple[Plan, Level]]:
     """For each interval t → s the levels a multistep method combines, t first, and s.
 
-    At most `nodes` of them, all regular. There is t alone, which is DDIM, where t or s is not, and
+    At most `count` of them, all regular. There is t alone, which is DDIM, where t or s is not, and
     where the interval is over 8 times the one before: so far a polynomial only overshoots.
     """
     found = []
     for i, s in enumerate(plan[1:]):
-        past = plan[max(0, i + 1 - nodes) : i + 1][::-1]
+        past = plan[max(0, i + 1 - count) : i + 1][::-1]
         usable = tuple(takewhile(regular, past)) if regular(s) else ()
         if len(usable) > 1 and abs(gap(past[0], s)) > _LEAP * abs(gap(past[1], past[0])):
             usable = past[:1]

@@ -37,7 +37,7 @@ class DDIM:
         for eta in self._etas:
             if not isinstance(eta, int | float) or not 0 <= eta < math.inf:
                 raise ValueError(f"eta={eta}; choose 0 (DDIM) to 1 (DDPM), or a tuple")
-        if self.added not in ("sigma", "hat") and not _stds(self.added):
+        if self.added not in ("sigma", "hat") and not _are_stds(self.added):
             raise ValueError(
                 f"added={self.added!r}; choose 'sigma' or 'hat', or a tuple of numbers from 0, "
                 "one per step"
@@ -46,7 +46,7 @@ class DDIM:
             raise ValueError(f"added='hat' is defined for eta=1; got eta={self.eta}")
         if self.sigmas is None:
             return
-        if not _stds(self.sigmas):
+        if not _are_stds(self.sigmas):
             raise ValueError(f"sigmas={self.sigmas}; give a tuple of numbers from 0, one per step")
         if self.eta != 0 or self.added != "sigma":
             other = f"eta={self.eta}" if self.eta != 0 else f"added={self.added!r}"
@@ -73,6 +73,8 @@ class DDIM:
     def _weights(self, x: Tensor, plan: Plan) -> list[tuple[Scalar, Scalar]]:
         """(kept, std) of every step: floats, or (B, 1, ..., 1) if each image has its own eta."""
         steps = list(pairwise(plan))
+        if self._draws:
+            falling(plan)
         if self.sigmas is not None:
             given = zip(steps, self._admitted(steps), strict=True)
             return [(math.sqrt(float(s.noise) ** 2 - std**2), std) for (_, s), std in given]
@@ -92,7 +94,7 @@ class DDIM:
         eta: Scalar = torch.tensor(self._etas, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
         if not isinstance(self.eta, tuple):
             eta = self.eta
-        means = [s.noise * kept(fall(t, s), eta) for t, s in steps]
+        means = [s.noise * kept_share(fall(t, s), eta) for t, s in steps]
         stds = self._stds(steps, eta)
         return [(_like(x, mean), _like(x, std)) for mean, std in zip(means, stds, strict=True)]
 
@@ -132,7 +134,7 @@ def DDPM() -> DDIM:
     return DDIM(eta=1.0)
 
 
-def kept(q: float, eta: Scalar) -> Scalar:
+def kept_share(q: float, eta: Scalar) -> Scalar:
     """√(noise² − σ²)/noise, free of the cancellation that a σ near noise brings."""
     rest = (1 - eta) * (1 + eta) + (eta * q) ** 2
     return rest.clamp(min=0).sqrt() if isinstance(rest, Tensor) else math.sqrt(max(rest, 0.0))
@@ -161,7 +163,7 @@ def largest_eta(plan: Plan) -> float:
     return min((noise / std for noise, std in bounds if std), default=math.inf)
 
 
-def _stds(value: object) -> bool:
+def _are_stds(value: object) -> bool:
     return isinstance(value, tuple) and all(
         isinstance(std, int | float) and 0 <= std < math.inf for std in value
     )

@@ -31,7 +31,7 @@ class DPMpp:
     order: 1 (DDIM) to 3, the number of predictions combined.
     eta: 0 solves the ODE, 1 the SDE, 0 to 10; noise of std noise_s √(1 − e^(−2·eta·h)) is added, as
         in k-diffusion. At order 1 eta = 1 is DDPM; between 0 and 1 this is not the η of Eq. (16).
-        The law of the samples converges at order 1 or 2, and best with order=2.
+        In law it is of order 1 with order=1 and of order 2 with order=2; 3 adds nothing.
     compat: at order 3, the third-order term of the authors' code and its copies, which lacks a
         factor 2 and leaves order 2.
     """
@@ -43,7 +43,9 @@ class DPMpp:
     def __post_init__(self) -> None:
         chosen_order(self.order, 3)
         if not isinstance(self.eta, int | float) or not 0 <= self.eta <= 10:
-            raise ValueError(f"eta={self.eta}; choose 0 (the ODE) to 1 (the SDE), at most 10")
+            raise ValueError(
+                f"eta={self.eta}; choose a number from 0 (the ODE) to 10; 1 is the SDE"
+            )
         if not isinstance(self.compat, bool) or (self.compat and self.order != 3):
             raise ValueError(
                 f"compat={self.compat} with order={self.order}; it is True or False, and concerns "

@@ -12,7 +12,7 @@ from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.solvers.base import Run
 
-LONGEST = 3.0
+_LONGEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Heun:
             p = yield x, t
             x = s.signal * p.x0 + s.noise * p.eps
             step = float(s.noise - s.signal * t.ratio) if t.signal else math.inf
-            if s.noise and abs(step) <= LONGEST:
+            if s.noise and abs(step) <= _LONGEST:
                 q = yield x, s
                 x = q.x + step / 2 * (q.eps - p.eps)
         return x

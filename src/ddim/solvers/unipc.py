@@ -18,12 +18,13 @@ class UniPC:
 
     Once the prediction at a level is known, the step that led there is done again with it in the
     polynomial. The next step starts from that state, with the prediction as it is.
-    order: p, 1 to 3.   variant: "bh1" (B = h) or "bh2" (B = 1 − e^(−h)), the weight where the paper
-    has a free one: the corrector of p = 1 and the predictor of p = 2.
+    order: p, 1 to 3; 3 pays where neighbouring steps differ little in log-ratio.
+    variant: "bh1" (B = h) or "bh2" (B = 1 − e^(−h)), the weight where the paper has a free one: the
+        corrector of p = 1 and the predictor of p = 2.
     Zhao et al. 2023, arXiv:2302.04867.
     """
 
-    order: int = 3
+    order: int = 2
     variant: str = "bh2"
 
     def __post_init__(self) -> None:
