@@ -9,9 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddim.belm import Pair as Pair
     from ddim.data import Images as Images, digits as digits, read as read
-    from ddim.guidance import clip as clip, threshold as threshold
-    from ddim.inversion import encode as encode, reconstruct as reconstruct, slerp as slerp
+    from ddim.fixed_point import Inverse as Inverse, invert as invert
+    from ddim.gradients import recompute as recompute, sample_reversibly as sample_reversibly
+    from ddim.guidance import (
+        classifier_guide as classifier_guide,
+        clip as clip,
+        guide as guide,
+        threshold as threshold,
+    )
+    from ddim.inversion import (
+        between as between,
+        decode as decode,
+        encode as encode,
+        reconstruct as reconstruct,
+        slerp as slerp,
+    )
+    from ddim.likelihood import (
+        bits_per_dim as bits_per_dim,
+        fine_plan as fine_plan,
+        variational_bound as variational_bound,
+    )
+    from ddim.measurements import (
+        Blur as Blur,
+        Downsample as Downsample,
+        Mask as Mask,
+        project as project,
+    )
     from ddim.model import Model as Model, Sampling as Sampling
     from ddim.noise import Noise as Noise, Seeded as Seeded
     from ddim.pictures import save_grid as save_grid
@@ -33,6 +58,7 @@ if TYPE_CHECKING:
         DPMpp as DPMpp,
         DPMpp2S as DPMpp2S,
         Heun as Heun,
+        Resample as Resample,
         Solver as Solver,
         UniPC as UniPC,
         analytic_sigmas as analytic_sigmas,
@@ -44,9 +70,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "belm": ("Pair",),
     "data": ("Images", "digits", "read"),
-    "guidance": ("clip", "threshold"),
-    "inversion": ("encode", "reconstruct", "slerp"),
+    "fixed_point": ("Inverse", "invert"),
+    "gradients": ("recompute", "sample_reversibly"),
+    "guidance": ("classifier_guide", "clip", "guide", "threshold"),
+    "inversion": ("between", "decode", "encode", "reconstruct", "slerp"),
+    "likelihood": ("bits_per_dim", "fine_plan", "variational_bound"),
+    "measurements": ("Blur", "Downsample", "Mask", "project"),
     "model": ("Model", "Sampling"),
     "noise": ("Noise", "Seeded"),
     "pictures": ("save_grid",),
@@ -62,6 +93,7 @@ _HOME = {
         "DPMpp2S",
         "Heun",
         "IPNDM",
+        "Resample",
         "Solver",
         "UniPC",
         "analytic_sigmas",

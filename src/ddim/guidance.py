@@ -7,6 +7,7 @@ Each re-derives eps, so that x = signal·x0 + noise·eps stays true, and each le
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,3 +46,66 @@ def threshold(denoiser: Denoiser, quantile: float = 0.995, maximum: float = math
         return p.with_x0(p.x0.clamp(-s, s) / s, level)
 
     return thresholded
+
+
+def guide(
+    asked: Denoiser,
+    both: Denoiser,
+    scale: float,
+    interval: tuple[float, float] = (0.0, math.inf),
+    rescale: float = 0.0,
+) -> Denoiser:
+    """Classifier-free guidance: null + scale·(asked − null). Ho and Salimans 2022, 2207.12598.
+
+    asked: bound to the B conditions; it answers alone, at half the cost, where scale is 1.
+    both: bound to 2B conditions, the asked ones first, then the null or negative ones.
+    interval: the noise/signal within which to guide, ends included (Kynkäänniemi et al. 2024,
+        2404.07724); asked answers alone outside.
+    rescale: how far, 0 to 1, to bring the std of each x0 back to that of the asked one (Lin et al.
+        2023, 2305.08891, section 3.4).
+    """
+    low, high = interval
+    if not math.isfinite(scale) or not 0 <= low <= high or not 0 <= rescale <= 1:
+        raise ValueError(
+            f"scale={scale}, interval={interval}, rescale={rescale}; choose a finite scale, "
+            "0 <= low <= high, and a rescale from 0 to 1"
+        )
+
+    def guided(x: Tensor, level: Level) -> Prediction:
+        if scale == 1 or not low <= level.ratio <= high:
+            return asked(x, level)
+        p = both(torch.cat([x, x]), level)
+        (x0, null_x0), (eps, null_eps) = p.x0.chunk(2), p.eps.chunk(2)
+        mixed = Prediction(x, null_x0 + scale * (x0 - null_x0), null_eps + scale * (eps - null_eps))
+        if not rescale:
+            return mixed
+        factor = 1 - rescale + rescale * _std(x0) / _std(mixed.x0).clamp(min=1e-12)
+        return mixed.with_x0(factor * mixed.x0, level)
+
+    return guided
+
+
+def _std(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1).std(1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def classifier_guide(
+    denoiser: Denoiser, log_probability: Callable[[Tensor, Level], Tensor], scale: float = 1.0
+) -> Denoiser:
+    """Classifier guidance: eps − scale·noise·∇ log p(y | x_t). Dhariwal and Nichol 2021, Alg. 2.
+
+    log_probability: (x, level) to (B,), differentiable, of a classifier of noisy images. Levels
+    without signal or noise are left alone.
+    """
+
+    def guided(x: Tensor, level: Level) -> Prediction:
+        p = denoiser(x, level)
+        if not level.signal or not level.noise:
+            return p
+        with torch.enable_grad():
+            state = x if x.requires_grad else x.detach().requires_grad_()
+            value = log_probability(state, level).sum()
+            (slope,) = torch.autograd.grad(value, state, create_graph=x.requires_grad)
+        return p.with_x0(p.x0 + scale * level.noise**2 / level.signal * slope, level)
+
+    return guided

@@ -2,32 +2,115 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
-from ddim.plans import Plan
+from ddim.belm import Pair, ascend, descend
+from ddim.fixed_point import invert
+from ddim.plans import Plan, checked
 from ddim.process import Denoiser
 from ddim.sampling import sample
 from ddim.solvers import DDIM, Solver
 
+EXACT = ("belm", "lattice", "fixed_point")
 
-def encode(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -> Tensor:
+
+@overload
+def encode(
+    denoiser: Denoiser,
+    x: Tensor,
+    plan: Plan,
+    solver: Solver = ...,
+    exact: Literal["fixed_point"] | None = None,
+) -> Tensor: ...
+
+
+@overload
+def encode(
+    denoiser: Denoiser,
+    x: Tensor,
+    plan: Plan,
+    solver: Solver = ...,
+    *,
+    exact: Literal["belm", "lattice"],
+) -> Pair: ...
+
+
+@overload
+def encode(
+    denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = ..., exact: str | None = None
+) -> Tensor | Pair: ...
+
+
+def encode(
+    denoiser: Denoiser,
+    x: Tensor,
+    plan: Plan,
+    solver: Solver = DDIM(),
+    exact: str | None = None,
+) -> Tensor | Pair:
     """Carry images x (B, ...) at plan[-1] up to latents at plan[0], section 5.4.
 
     plan: the one that sampling uses, falling. Do not clip in the denoiser: the map would not be
-    one-to-one. With DDIM the round trip errs by O(1/steps).
-    Raises ValueError for a rising plan or a solver that draws.
+    one-to-one.
+    exact: None runs the solver upwards; with DDIM the round trip errs by O(1/steps). "belm" and
+    "lattice" are two-step solvers of their own, undone by `decode` up to rounding and to the last
+    bit; they return a Pair. "fixed_point" solves each step of DDIM, so that `sample` gives x back.
+    Raises ValueError for a rising plan, a solver that draws, and a solver beside `exact`;
+    FloatingPointError where "fixed_point" does not converge.
     """
     if float(plan[0].ratio) < float(plan[-1].ratio):
         raise ValueError(
             "encode takes the falling plan that sampling uses and reverses it; pass plan[::-1]"
         )
-    return sample(denoiser, x, plan[::-1], solver)
+    if exact is None:
+        return sample(denoiser, x, plan[::-1], solver)
+    if exact not in EXACT:
+        raise ValueError(f"exact={exact!r} is unknown; choose None or one of {', '.join(EXACT)}")
+    if solver != DDIM():
+        raise ValueError(f"exact={exact!r} is a method of its own; leave the solver out, or exact")
+    if len(checked(plan)) < 2 or not x.is_floating_point():
+        raise ValueError(f"{len(plan)} levels and x of {x.dtype}; give two levels or more, floats")
+    if exact == "fixed_point":
+        return invert(denoiser, x, plan).certified()
+    state = x.to(torch.promote_types(x.dtype, torch.float32))
+    return ascend(denoiser, state, plan, lattice=exact == "lattice")
 
 
-def reconstruct(denoiser: Denoiser, x: Tensor, plan: Plan, solver: Solver = DDIM()) -> Tensor:
-    """Encode images x (B, ...) and decode the latents on the same plan (the paper's Table 2)."""
-    return sample(denoiser, encode(denoiser, x, plan, solver), plan, solver)
+def decode(
+    denoiser: Denoiser, latent: Tensor | Pair, plan: Plan, solver: Solver = DDIM()
+) -> Tensor:
+    """Latents at plan[0], of `encode` with the same arguments, down to images at plan[-1].
+
+    A Pair is decoded by the method that made it. For the bits of the lattice the batch must be the
+    one encoded: the network rounds differently in another.
+    """
+    if not isinstance(latent, Pair):
+        return sample(denoiser, latent, plan, solver)
+    if solver != DDIM():
+        raise ValueError("a Pair is decoded by the method that made it; leave the solver out")
+    return descend(denoiser, latent, checked(plan))
+
+
+def reconstruct(
+    denoiser: Denoiser,
+    x: Tensor,
+    plan: Plan,
+    solver: Solver = DDIM(),
+    exact: str | None = None,
+) -> Tensor:
+    """Encode images x (B, ...) and decode the latents on the same plan (the paper's Table 2).
+
+    Raises ValueError if the plan does not end at clean data, and as `encode` does.
+    """
+    if plan[-1].noise:
+        raise ValueError(
+            f"the plan ends at t={plan[-1].t:g}, where images are noisy, and these are clean; "
+            "let it end at 0"
+        )
+    return decode(denoiser, encode(denoiser, x, plan, solver, exact), plan, solver)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
@@ -48,3 +131,18 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     angle = torch.where(parallel, torch.zeros_like(cosine), cosine).acos()
     arc = (((1 - w) * angle).sin() * a + (w * angle).sin() * b) / angle.sin()
     return torch.where(parallel, (1 - w) * a + w * b, arc).to(dtype)
+
+
+def between(a: Tensor | Pair, b: Tensor | Pair, weight: float | Tensor) -> Tensor | Pair:
+    """`slerp` of latents of `encode`, of both states of a Pair. Ends of the lattice stay themselves.
+
+    Raises ValueError if a and b are of different methods.
+    """
+    if isinstance(a, Pair) and isinstance(b, Pair) and a.lattice == b.lattice:
+        ends = ((a.x, b.x), (a.previous, b.previous))
+        if a.lattice:
+            return Pair(*(slerp(p.double(), q.double(), weight).round().long() for p, q in ends))
+        return Pair(*(slerp(p, q, weight) for p, q in ends))
+    if isinstance(a, Pair) or isinstance(b, Pair):
+        raise ValueError("latents of different methods; encode both ends alike")
+    return slerp(a, b, weight)

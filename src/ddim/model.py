@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddim.guidance import clip as clipped
+from ddim.guidance import clip as clipped, guide
 from ddim.nets import UNet, UNetConfig, small
 from ddim.plans import Plan, Spacing, plan
 from ddim.process import Denoiser, Level, Prediction, determinant, split
@@ -89,14 +89,32 @@ class Model:
         return plan(self.schedule, steps, spacing)
 
     def denoiser(
-        self, label: int | Sequence[int] | None = None, clip: float | None = None
+        self,
+        label: int | Sequence[int] | None = None,
+        clip: float | None = None,
+        guidance: float = 1.0,
+        negative: int | None = None,
     ) -> Denoiser:
         """The network as a Denoiser, with its label bound; clip keeps x0 within [-clip, clip].
 
+        guidance: the scale of classifier-free guidance away from the class `negative`, or from the
+        model's null label where it is None; at 1 there is none, and calls cost half.
         At level 0 it answers x0 = x and the eps of level 1, the lowest it was trained at.
         """
+        if label is None:
+            if guidance != 1 or negative is not None:
+                raise ValueError("guidance and negative need a label to lead to; give one")
+            denoise = self._bound()
+        else:
+            asked = self._labels(label)
+            denoise = self._bound(asked)
+            if guidance != 1:
+                away = self._labels(self._null() if negative is None else negative)
+                denoise = guide(denoise, self._bound(asked, away), guidance)
+        return denoise if clip is None else clipped(denoise, clip)
 
-        labels = None if label is None else self._labels(label)
+    def _bound(self, *labels: Tensor) -> Denoiser:
+        """The network with a label for each of len(labels) equal parts of the batch, or none."""
 
         def denoise(x: Tensor, level: Level) -> Prediction:
             if not level.noise:
@@ -106,7 +124,16 @@ class Model:
             p = self._split(x if scale == 1 else x * scale, known, labels)
             return Prediction(x, p.x0, p.eps)
 
-        return denoise if clip is None else clipped(denoise, clip)
+        return denoise
+
+    def _null(self) -> int:
+        null = self.notes.get("null_label")
+        if null is None:
+            raise ValueError(
+                "this model has no null label, for it was not trained without its label at times; "
+                "give negative=, the class to lead away from"
+            )
+        return int(null)
 
     def _known(self, level: Level) -> Level:
         """The level of this schedule with the same ratio. Raises ValueError if t says otherwise."""
@@ -127,16 +154,19 @@ class Model:
             raise ValueError(f"label={label}; choose 0..{self.classes - 1}")
         return labels
 
-    def _split(self, x: Tensor, level: Level, labels: Tensor | None) -> Prediction:
+    def _split(self, x: Tensor, level: Level, labels: tuple[Tensor, ...]) -> Prediction:
         weight = next(self.net.parameters(), x)
         clock = float(level.t) - 1
         times = torch.full((len(x),), int(clock) if clock == int(clock) else clock)
         condition = []
-        if labels is not None:
-            if labels.ndim and labels.shape != (len(x),):
-                raise ValueError(
-                    f"{len(labels)} labels for a batch of {len(x)}; give one per image"
-                )
-            condition = [labels.to(weight.device).expand(len(x))]
+        if labels:
+            share = len(x) // len(labels)
+            for each in labels:
+                if each.ndim and each.shape != (share,):
+                    raise ValueError(
+                        f"{len(each)} labels for a batch of {share}; give one per image"
+                    )
+            parts = [each.to(weight.device).expand(share) for each in labels]
+            condition = [torch.cat(parts)]
         out = self.net(x.to(weight), times.to(weight.device), *condition)
         return split(out.to(x), x, level, self.target)

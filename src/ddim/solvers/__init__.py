@@ -9,6 +9,7 @@ from ddim.solvers.deis import DEIS
 from ddim.solvers.dpmpp import DPMpp, DPMpp2S
 from ddim.solvers.heun import Heun
 from ddim.solvers.ipndm import IPNDM
+from ddim.solvers.resample import Resample
 from ddim.solvers.unipc import UniPC
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
@@ -20,6 +21,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "dpmpp": DPMpp,
     "dpmpp2s": DPMpp2S,
     "unipc": UniPC,
+    "resample": Resample,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "DPMpp",
     "DPMpp2S",
     "Heun",
+    "Resample",
     "Run",
     "Solver",
     "UniPC",
