@@ -6,7 +6,10 @@ Two neighbouring states determine the next one, up or down:
 
 Whatever A, constant x0 and eps are carried exactly if B and C suit it. O-BELM (Wang et al. 2024,
 arXiv:2410.07273) has the A of second order. A = 1 is the leapfrog (BDIA, Zhang et al. 2023,
-arXiv:2307.10829, at γ = 1), and rounded to integers, X_below = X_above + round((B x_t + C eps)/unit),
+arXiv:2307.10829, at γ = 1), and rounded to integers,
+
+    X_below = X_above + round((B x_t + C eps)/unit),
+
 it is a bijection: what the network says of x_t is the same on the way back, to the last bit.
 """
 

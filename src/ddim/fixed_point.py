@@ -83,14 +83,14 @@ def invert(
 
 
 def _natural(t: Level, s: Level) -> float:
-    """The step along the residual that is x_t = (signal_t/signal_s)(x_s − noise_s eps) + noise_t eps."""
+    """The step along the residual that makes it x_t = (signal_t/signal_s) x_s + (…) eps(x_t)."""
     return float(t.signal / s.signal if t.signal else t.noise / s.noise)
 
 
 class _Search:
     """Anderson's acceleration (Walker and Ni 2011) of F(x) = goal, image by image.
 
-    An image whose residual grows fourfold goes back to its best x, forgets, and takes half the step.
+    An image whose residual grows fourfold goes back to its best x, forgets, and halves its step.
     """
 
     def __init__(self, goal: Tensor, x: Tensor, step: float, memory: int) -> None:

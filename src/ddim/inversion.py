@@ -134,7 +134,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 
 def between(a: Tensor | Pair, b: Tensor | Pair, weight: float | Tensor) -> Tensor | Pair:
-    """`slerp` of latents of `encode`, of both states of a Pair. Ends of the lattice stay themselves.
+    """`slerp` of latents of `encode`, of both states of a Pair; on the lattice, rounded to it.
 
     Raises ValueError if a and b are of different methods.
     """

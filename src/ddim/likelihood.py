@@ -14,7 +14,6 @@ so that any solver of this package integrates both, at its order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -147,7 +146,10 @@ def _traces(out: Tensor, x: Tensor, signs: list[Tensor]) -> Tensor:
 
 
 def student(degrees: int, level: float = 0.95) -> float:
-    """The t with P(|T| < t) = level for Student's distribution: T = √ν tan θ, θ's density ∝ cos^(ν−1)."""
+    """The t with P(|T| < t) = level for Student's distribution.
+
+    T = √ν tan θ, where the density of θ is ∝ cos^(ν−1) θ.
+    """
     angle = np.linspace(0, np.pi / 2, 200_001)
     density = np.cos(angle) ** (degrees - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
