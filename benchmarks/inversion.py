@@ -93,7 +93,7 @@ def nearness(model: ddim.Model, x: Tensor, spacing: str) -> None:
         ]
         far = [f"{float((each - true).square().mean().sqrt()):.3f}" for each in found]
         solved = []
-        to_one = model.plan([level.t for level in plan if level.t > 1] + [1])
+        to_one = model.plan([float(level.t) for level in plan if level.t > 1] + [1])
         for each in (plan, to_one):
             inverse = invert(denoiser, x, each)
             solved.append(f"{int(inverse.converged.sum())} of {len(x)}, {inverse.calls} calls")

@@ -305,7 +305,7 @@ def test_resample_is_a_solver_by_name_and_refuses_what_makes_no_sense():
 
 
 def test_image_to_image_begins_part_of_the_way_down():
-    """plan[k:] from a diffused image keeps the share of it that the flow does, the more the lower."""
+    """plan[k:] from a diffused image keeps what the flow keeps of it, the lower the more."""
     x0, plan = torch.full((500, 1), 0.9), ddim.plan(LINEAR, 200, "quadratic")
     eps = Seeded(range(500)).start((1,))
     for k in (0, 100, 150, 190):
