@@ -17,13 +17,13 @@ FLOORS = [
     ["schedules", "noise"],
     ["plans"],
     ["solvers"],
-    ["spec", "guidance", "sampling"],
-    ["inversion"],
+    ["spec", "guidance", "measurements", "sampling", "belm", "fixed_point"],
+    ["inversion", "likelihood", "gradients"],
     ["nets"],
     ["model", "losses", "metrics", "data", "exact"],
     ["convert", "training"],
     ["store"],
-    ["pictures"],
+    ["pictures", "latents"],
     ["demo"],
     ["cli"],
     ["__main__"],
@@ -38,7 +38,12 @@ PURE = (
     "spec",
     "guidance",
     "sampling",
+    "measurements",
+    "belm",
+    "fixed_point",
     "inversion",
+    "likelihood",
+    "gradients",
 )
 
 
@@ -164,5 +169,5 @@ def test_nothing_unpickles():
 
 def test_the_mathematics_stays_small():
     lines = {p: len(p.read_text().splitlines()) for p, name in FILES.items() if name in PURE}
-    assert sum(lines.values()) < 1800
+    assert sum(lines.values()) < 2600
     assert max(lines.values()) <= 250

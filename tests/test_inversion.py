@@ -285,6 +285,7 @@ REFUSED = [
     ({"plan": ddim.plan(LINEAR, (0,)), "exact": "belm"}, "two levels or more"),
     ({"x": torch.zeros(1, 2, dtype=torch.int64), "exact": "belm"}, "give .*floats"),
     ({"x": torch.zeros(1, 2, dtype=torch.uint8)}, "floating-point"),
+    ({"x": torch.full((1, 2), 255.0)}, r"x reaches 255; images lie in \[-1, 1\]"),
 ]
 
 

@@ -74,7 +74,7 @@ def test_hutchinsons_interval_covers_the_exact_trace_in_95_of_100_runs():
     found = bits_per_dim(data, x, plan, probes=8, noise=Seeded(range(1000, 1000 + runs)))
     inside = ((found.log_density - exact.log_density).abs() <= found.margin).double().mean()
     assert inside.item() == pytest.approx(0.95, abs=0.03)
-    assert 0.001 < found.in_bits(found.margin).mean() < 0.2
+    assert 0.001 < found.in_bits(found.margin).mean() < 0.5
     more = bits_per_dim(data, x, plan, probes=32, noise=Seeded(range(1000, 1000 + runs)))
     assert more.margin.mean() < found.margin.mean() / 1.8
 

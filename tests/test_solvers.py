@@ -41,7 +41,7 @@ ORDER = {
     "ipndm:order=2": 1,  # on even steps 2
     "ipndm:order=3": 1,
 }
-DRAWING = {"ddpm"}  # always draws: there is no trajectory to converge to
+DRAWING = {"ddpm", "resample"}  # these draw: there is no trajectory to converge to
 X0_FORM = ["dpmpp:order=1", "dpmpp", "dpmpp:order=3", "dpmpp2s", "unipc", "unipc:order=3"]
 EPS_FORM = ["ddim", "heun", "ipndm", "ipndm:order=2", "deis", "deis:order=4"]
 SPECS = [*EPS_FORM, *X0_FORM]

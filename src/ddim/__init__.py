@@ -103,7 +103,7 @@ _HOME = {
     "training": ("Training", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = (*_HOME, "exact", "losses", "metrics", "nets")
+_MODULES = (*_HOME, "exact", "latents", "losses", "metrics", "nets")
 
 
 def __getattr__(name: str) -> Any:

@@ -87,7 +87,7 @@ def digits() -> Images:
 
 
 def read(source: str | Path, size: int | None = None) -> Images:
-    """The images of a folder (searched through) or of an .npz; "digits" names the bundled ones.
+    """The images of a folder (searched through), an .npz or one picture; "digits" are the bundled.
 
     An .npz holds `images`, uint8 (N, H, W) or (N, H, W, 1 or 3), and perhaps `labels` (N,). A
     folder's images are grey if all of them are, else RGB, the first frame of each, transparency
@@ -105,10 +105,12 @@ def read(source: str | Path, size: int | None = None) -> Images:
                 f"size={size} is for folders of images; {path} holds arrays, so resize them there"
             )
         return _read_npz(path)
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return Images(torch.from_numpy(_read_picture(path, size)[None].copy()))
     if not path.is_dir():
-        missing = "does not exist" if not path.exists() else "is neither a folder nor an .npz"
+        missing = "does not exist" if not path.exists() else "is neither a folder nor images"
         raise FileNotFoundError(
-            f"{path} {missing}; give a folder of images, an .npz, or the word digits"
+            f"{path} {missing}; give a folder of images, a picture, an .npz, or the word digits"
         )
     return _read_folder(path, size)
 

@@ -14,6 +14,8 @@ from ddim.process import Denoiser
 from ddim.sampling import sample
 from ddim.solvers import DDIM, Solver
 
+_BEYOND = 16
+
 EXACT = ("belm", "lattice", "fixed_point")
 
 
@@ -58,12 +60,17 @@ def encode(
     exact: None runs the solver upwards; with DDIM the round trip errs by O(1/steps). "belm" and
     "lattice" are two-step solvers of their own, undone by `decode` up to rounding and to the last
     bit; they return a Pair. "fixed_point" solves each step of DDIM, so that `sample` gives x back.
-    Raises ValueError for a rising plan, a solver that draws, and a solver beside `exact`;
-    FloatingPointError where "fixed_point" does not converge.
+    Raises ValueError for a rising plan, a solver that draws, a solver beside `exact`, and clean
+    images with values beyond 16, which cannot be from [-1, 1]; FloatingPointError where
+    "fixed_point" does not converge.
     """
     if float(plan[0].ratio) < float(plan[-1].ratio):
         raise ValueError(
             "encode takes the falling plan that sampling uses and reverses it; pass plan[::-1]"
+        )
+    if not plan[-1].noise and x.numel() and x.abs().max() > _BEYOND:
+        raise ValueError(
+            f"x reaches {x.abs().max():g}; images lie in [-1, 1]: scale 8-bit ones, x/127.5 - 1"
         )
     if exact is None:
         return sample(denoiser, x, plan[::-1], solver)
@@ -105,12 +112,17 @@ def reconstruct(
 
     Raises ValueError if the plan does not end at clean data, and as `encode` does.
     """
+    refuse_ends(plan)
+    return decode(denoiser, encode(denoiser, x, plan, solver, exact), plan, solver)
+
+
+def refuse_ends(plan: Plan) -> None:
+    """Raise ValueError if the plan does not end at clean data."""
     if plan[-1].noise:
         raise ValueError(
             f"the plan ends at t={plan[-1].t:g}, where images are noisy, and these are clean; "
             "let it end at 0"
         )
-    return decode(denoiser, encode(denoiser, x, plan, solver, exact), plan, solver)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:

@@ -145,6 +145,16 @@ def _traces(out: Tensor, x: Tensor, signs: list[Tensor]) -> Tensor:
     ]
 
 
+def dequantise(x: Tensor, noise: Noise, width: float = PIXEL) -> Tensor:
+    """x (B, ...) plus uniform noise as wide as a pixel value; draw −1 of noise.
+
+    Without it a density of discrete values has no meaning. Its bits are then, on average, an upper
+    bound of those of the pixels (Theis et al. 2016, arXiv:1511.01844).
+    """
+    uniform: Tensor = torch.special.ndtr(noise(x.double(), -1))
+    return x.double() + width * (uniform - 0.5)
+
+
 def student(degrees: int, level: float = 0.95) -> float:
     """The t with P(|T| < t) = level for Student's distribution.
 

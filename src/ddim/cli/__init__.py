@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 import ddim
-from ddim.cli import demo, look, sample, train
+from ddim.cli import demo, edit, interpolate, invert, likelihood, look, sample, train
 
 app = typer.Typer(
     name="ddim",
-    help="Few-step diffusion sampling: train, sample, look.",
+    help="Few-step diffusion sampling: train, sample, invert, edit, look.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -21,6 +21,11 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("encode")(invert.encode)
+app.command("reconstruct")(invert.reconstruct)
+app.command("interpolate")(interpolate.interpolate)
+app.command("edit")(edit.edit)
+app.command("likelihood")(likelihood.likelihood)
 app.command("plan")(look.plan)
 app.command("info")(look.info)
 
@@ -37,7 +42,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Few-step diffusion sampling: train, sample, look.
+    """Few-step diffusion sampling: train, sample, invert, edit, look.
 
     DDIM_TRACEBACK=1 shows where an error arose.
     """

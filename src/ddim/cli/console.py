@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from rich.progress import Progress, TaskID
 
+    from ddim.model import Model
     from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
     from ddim.schedules import Schedule
@@ -108,6 +111,43 @@ def laid(schedule: Schedule, steps: int | None, spacing: str | None, times: str 
     if times is not None:
         return plan(schedule, listed(times))
     return plan(schedule, min(20, schedule.T) if steps is None else steps, spacing or "trailing")
+
+
+def pictures_of(model: Model, source: str, size: int | None, num: int | None) -> torch.Tensor:
+    """The first images of a source, float32 in [-1, 1], where the model's weights are.
+
+    Raises ValueError unless they are of the model's shape.
+    """
+    import ddim
+
+    images = ddim.read(source, size)
+    if images.shape != model.shape:
+        (c, h, w), (mc, mh, mw) = images.shape, model.shape
+        raise ValueError(
+            f"{source} holds images of {w}×{h} and {c} channels, the model is for {mw}×{mh} and "
+            f"{mc}; resize a folder or a picture with --size {mh}, or take another model"
+        )
+    return ddim.data.to_float(images.pixels[:num]).to(next(model.net.parameters()).device)
+
+
+def image_output(output: Path) -> None:
+    """Raise ValueError or OSError now if `put_images` could not write there."""
+    kind = output.suffix.lower()
+    if kind not in (".png", ".npz", "") or (kind and output.is_dir()):
+        raise ValueError(f"{output} is no place for images; name a .png, an .npz, or a folder")
+    writable(output.parent if kind else output)
+
+
+def put_images(images: torch.Tensor, seeds: Sequence[int], output: Path) -> None:
+    """Write a grid.png, an .npz, or a folder of one PNG per seed."""
+    from ddim import pictures
+
+    if output.suffix.lower() == ".png":
+        pictures.save_grid(images, output)
+    elif output.suffix:
+        pictures.save_arrays(images, seeds, output)
+    else:
+        pictures.save_each(images, seeds, output)
 
 
 def writable(folder: Path) -> None:

@@ -5,67 +5,82 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ddim.cli.console import counted, device as find_device, integers, laid, progress, writable
+from ddim.cli.console import (
+    counted,
+    device as find_device,
+    image_output,
+    integers,
+    laid,
+    progress,
+    put_images,
+)
+from ddim.cli.options import Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddim.model import Model
 
 
 def sample(
-    model: Annotated[Path, typer.Argument(help="A folder that ddim train or diffusers wrote.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", help="grid.png, images.npz, or a folder for one PNG per seed."
-        ),
-    ] = Path("grid.png"),
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T; usually 20."),
-    ] = None,
+    model: Folder,
+    output: ImageOutput = Path("grid.png"),
+    steps: Steps = None,
     solver: Annotated[
-        str,
-        typer.Option(
-            help="ddim, ddpm, heun, ipndm, deis, dpmpp, dpmpp2s or unipc, with options such as "
-            "ddim:eta=0.5, unipc:order=3, dpmpp:order=2,eta=1."
-        ),
-    ] = "ddim:eta=0",
-    spacing: Annotated[
         str | None,
-        typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho."),
+        typer.Option(
+            help="ddim (usual), ddpm, heun, ipndm, deis, dpmpp, dpmpp2s, unipc or resample, with "
+            "options such as ddim:eta=0.5, unipc:order=3, dpmpp:order=2,eta=1."
+        ),
     ] = None,
-    times: Annotated[
-        str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
+    spacing: Spacing = None,
+    times: Times = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="One image per seed, such as 0-15,20; usually 0-15.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="One image per seed, such as 0-15,20.")] = "0-15",
-    label: Annotated[
-        int | None, typer.Option(help="The class, for a model trained with classes.")
+    latents: Annotated[
+        Path | None,
+        typer.Option("--from", help="Decode the latents of ddim encode, as they were encoded."),
     ] = None,
-    clip: Annotated[
-        float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")
+    label: Label = None,
+    guidance: Annotated[
+        float, typer.Option(help="Scale of guidance towards the label; 1 is none.")
+    ] = 1.0,
+    negative: Annotated[
+        int | None, typer.Option(help="The class to lead away from; usually the null label.")
     ] = None,
+    clip: Clip = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per network call; does not change them.")
     ] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone."""
     import torch
 
     import ddim
-    from ddim import pictures
 
-    chosen = integers(seeds)
-    kind = output.suffix.lower()
-    if kind not in (".png", ".npz", "") or (kind and output.is_dir()):
-        raise ValueError(f"{output} is no place for images; name a .png, an .npz, or a folder")
-    writable(output.parent if kind else output)
-    method, opened = ddim.build(solver), ddim.load(model, find_device(device))
+    image_output(output)
+    opened = ddim.load(model, find_device(device))
+    if latents is not None:
+        given = (steps, solver, spacing, times, seeds, label, clip, negative)
+        if guidance != 1 or any(value is not None for value in given):
+            raise ValueError(
+                "--from decodes with the steps, solver and label that the latents were encoded "
+                "with; leave --steps, --times, --spacing, --solver, --seeds, --label, --guidance, "
+                "--negative and --clip out"
+            )
+        _decode(opened, latents, output)
+        return
+    chosen, method = integers(seeds or "0-15"), ddim.build(solver or "ddim")
     plan = laid(opened.schedule, steps, spacing, times)
     if plan[-1].noise or len(plan) < 2:
         raise ValueError(f"--times {times} does not fall to 0, so it ends in noise; end it with 0")
-    denoiser = opened.denoiser(label, clip)
+    denoiser = opened.denoiser(label, clip, guidance, negative)
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     calls = ddim.calls(method, plan, len(batches[0]))
     images, begin = [], time.perf_counter()
@@ -75,15 +90,41 @@ def sample(
             noise = ddim.Seeded(batch)
             x = noise.start(opened.shape, next(opened.net.parameters()).device)
             images.append(ddim.sample(counted(denoiser, bar, task), x, plan, method, noise).cpu())
+    put_images(torch.cat(images), chosen, output)
+    _report(output, len(chosen), calls, begin)
+
+
+def _decode(model: Model, latents: Path, output: Path) -> None:
+    import torch
+
+    import ddim
+    from ddim.latents import load_latents
+
+    latent, encoding = load_latents(latents)
+    encoding.refuse(model, latents)
+    plan, solver = model.plan(encoding.times), ddim.build(encoding.solver)
+    denoiser, place = model.denoiser(encoding.label), next(model.net.parameters()).device
+    pair = isinstance(latent, ddim.Pair)
+    tensors = (latent.x, latent.previous) if isinstance(latent, ddim.Pair) else (latent,)
+    batches = list(
+        zip(*(torch.split(t.to(place), encoding.batch_size) for t in tensors), strict=True)
+    )
+    calls = len(plan) - 2 if pair else ddim.calls(solver, plan)
+    images: list[torch.Tensor] = []
+    begin = time.perf_counter()
+    with progress() as bar, torch.no_grad():
+        task = bar.add_task("decoding", total=calls * len(batches))
+        for parts in batches:
+            batch = ddim.Pair(*parts) if pair else parts[0]
+            images.append(ddim.decode(counted(denoiser, bar, task), batch, plan, solver).cpu())
+    put_images(torch.cat(images), range(len(tensors[0])), output)
+    _report(output, len(tensors[0]), calls, begin)
+
+
+def _report(output: Path, count: int, calls: int, begin: float) -> None:
     spent = time.perf_counter() - begin
-    if kind == ".png":
-        pictures.save_grid(torch.cat(images), output)
-    elif kind == ".npz":
-        pictures.save_arrays(torch.cat(images), chosen, output)
-    else:
-        pictures.save_each(torch.cat(images), chosen, output)
     print(
-        f"{output}: {len(chosen)} images, {calls} network calls each, "
-        f"{1000 * spent / len(chosen):.1f} ms per image",
+        f"{output}: {count} images, {calls} network calls each, "
+        f"{1000 * spent / count:.1f} ms per image",
         file=sys.stderr,
     )

@@ -1,0 +1,44 @@
+"""The flags that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(help="A folder that ddim train or diffusers wrote.")]
+Source = Annotated[
+    str, typer.Argument(help="A folder of images, a picture, an .npz, or the word digits.")
+]
+ImageOutput = Annotated[
+    Path,
+    typer.Option("-o", "--output", help="grid.png, images.npz, or a folder for one PNG per seed."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T; usually 20."),
+]
+Spacing = Annotated[
+    str | None, typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho.")
+]
+Times = Annotated[
+    str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
+]
+OfNoNoise = Annotated[
+    str | None,
+    typer.Option("--solver", help="One that draws no noise: ddim (usual), unipc, deis, …."),
+]
+Exact = Annotated[
+    str | None,
+    typer.Option(
+        help="lattice (every bit comes back), belm (up to rounding), or fixed_point (solves ddim)."
+    ),
+]
+Size = Annotated[int | None, typer.Option(help="Crop and resize pictures to SIZE×SIZE.")]
+Num = Annotated[int | None, typer.Option(min=1, help="Only the first NUM images.")]
+Label = Annotated[int | None, typer.Option(help="The class, for a model trained with classes.")]
+Clip = Annotated[float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per network call.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]

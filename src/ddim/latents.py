@@ -1,0 +1,93 @@
+"""Latents on disk: a safetensors file that says by which model and how it was encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ddim.belm import Pair
+from ddim.model import Model
+from ddim.store import write
+
+_KEY = "ddim"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How latents were made: all that decoding needs beside the model itself.
+
+    times: t of the plan, falling.   batch_size: images per network call, to which the bits of the
+    lattice belong.   model: `fingerprint` of it.
+    """
+
+    times: tuple[float, ...]
+    solver: str
+    exact: str | None
+    label: int | None
+    batch_size: int
+    model: str
+    target: str
+    shape: tuple[int, ...]
+
+    def refuse(self, model: Model, path: str | Path) -> None:
+        """Raise ValueError unless these latents are this model's."""
+        for name, own in (("target", model.target), ("shape", model.shape)):
+            if getattr(self, name) != own:
+                raise ValueError(
+                    f"{path} was encoded by a model of {name} {getattr(self, name)}, and this "
+                    f"one's is {own}; decode it with the model that encoded it"
+                )
+        if self.model != fingerprint(model):
+            raise ValueError(
+                f"{path} was encoded by a model with other weights or another schedule; "
+                "decode it with the model that encoded it"
+            )
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 of the weights, the target and the schedule."""
+    digest = hashlib.sha256(f"{model.target} {model.shape}".encode())
+    tables = {"signal": model.schedule.signal, "noise": model.schedule.noise}
+    for name, tensor in sorted({**model.net.state_dict(), **tables}.items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_latents(latent: Tensor | Pair, encoding: Encoding, path: str | Path) -> None:
+    """Write latents (B, ...), or a pair of them, and how they were made."""
+    parts = (
+        {"x": latent.x, "previous": latent.previous} if isinstance(latent, Pair) else {"x": latent}
+    )
+    tensors = {name: part.detach().cpu().contiguous() for name, part in parts.items()}
+    about = {_KEY: json.dumps({"format": 1, **asdict(encoding)})}
+    write(Path(path), safetensors.torch.save(tensors, about))
+
+
+def load_latents(path: str | Path) -> tuple[Tensor | Pair, Encoding]:
+    """Read what `save_latents` wrote. Raises ValueError for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({error}); ddim encode writes such a file"
+        ) from error
+    if about is None or not {"x"} <= set(tensors) <= {"x", "previous"}:
+        raise ValueError(f"{path} holds no latents; ddim encode writes a file of them")
+    entries: dict[str, Any] = json.loads(about)
+    entries.pop("format")
+    entries.update(times=tuple(entries["times"]), shape=tuple(entries["shape"]))
+    encoding = Encoding(**entries)
+    latent = Pair(tensors["x"], tensors["previous"]) if "previous" in tensors else tensors["x"]
+    return latent, encoding
