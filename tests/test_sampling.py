@@ -143,7 +143,7 @@ def test_deterministic_solvers_draw_nothing_and_others_say_that_they_need_noise(
 @pytest.mark.parametrize("spec", SPECS)
 def test_calls_counts_the_network_calls(spec):
     # two per interval but for the step into clean data, and for heun the longest, from T
-    assert calls(ddim.build(spec), PLAN) == {"heun": 10, "dpmpp2s": 11}.get(spec, 6)
+    assert calls(ddim.build(spec), PLAN) == {"heun": 10, "dpmpp2s": 11, "resample": 60}.get(spec, 6)
     assert calls(DDIM(eta=(0.1, 0.2)), PLAN, batch=2) == 6
     assert calls(ddim.Heun(), PLAN[::-1]) == 12  # clean data has a slope to start from
 

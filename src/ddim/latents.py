@@ -83,11 +83,16 @@ def load_latents(path: str | Path) -> tuple[Tensor | Pair, Encoding]:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}); ddim encode writes such a file"
         ) from error
-    if about is None or not {"x"} <= set(tensors) <= {"x", "previous"}:
-        raise ValueError(f"{path} holds no latents; ddim encode writes a file of them")
-    entries: dict[str, Any] = json.loads(about)
-    entries.pop("format")
-    entries.update(times=tuple(entries["times"]), shape=tuple(entries["shape"]))
-    encoding = Encoding(**entries)
+    try:
+        entries: dict[str, Any] = json.loads(about or "")
+        del entries["format"]
+        entries.update(times=tuple(entries["times"]), shape=tuple(entries["shape"]))
+        encoding = Encoding(**entries)
+        if not {"x"} <= set(tensors) <= {"x", "previous"}:
+            raise ValueError(f"arrays called {', '.join(sorted(tensors))}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds no latents ({error}); ddim encode writes a file of them"
+        ) from error
     latent = Pair(tensors["x"], tensors["previous"]) if "previous" in tensors else tensors["x"]
     return latent, encoding
