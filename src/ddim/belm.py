@@ -39,6 +39,10 @@ class Pair:
     x: Tensor
     previous: Tensor
 
+    def __getitem__(self, index: slice | list[int]) -> Pair:
+        """Some of the batch."""
+        return Pair(self.x[index], self.previous[index])
+
     @property
     def lattice(self) -> bool:
         """Whether these are points of the lattice."""

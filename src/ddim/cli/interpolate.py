@@ -74,55 +74,36 @@ def interpolate(
     plan = laid(opened.schedule, steps, spacing, times)
     with progress() as bar, torch.no_grad():
         denoiser = counted(opened.denoiser(label), bar, bar.add_task("decoding", total=None))
-        ends = _ends(opened, denoiser, (images, size, seeds), (plan, method, exact))
-        weight = torch.linspace(0, 1, num)
+        latent, count = _latent(opened, denoiser, (images, size, seeds), (plan, method, exact))
         rows = []
-        for a, b in pairwise(ends):
-            path = ddim.between(_repeated(a, num), _repeated(b, num), weight)
+        for a, b in pairwise(range(count)):
+            ends = latent[[a] * num], latent[[b] * num]
+            path = ddim.between(*ends, torch.linspace(0, 1, num))
             rows.append(ddim.decode(denoiser, path, plan, method).cpu())
     save_grid(torch.cat(rows), output, num)
     print(f"{output}: {len(rows)} rows of {num} images", file=sys.stderr)
 
 
-def _ends(
+def _latent(
     model: Model,
     denoiser: Denoiser,
     given: tuple[list[str] | None, int | None, str | None],
     how: tuple[Plan, Solver, str | None],
-) -> list[torch.Tensor | Pair]:
-    """The latents to go between, a batch of one each."""
+) -> tuple[torch.Tensor | Pair, int]:
+    """The latents to go between, and how many there are."""
     import torch
 
     import ddim
 
     (images, size, seeds), (plan, method, exact) = given, how
+    if not images and exact is not None:
+        raise ValueError("--exact is for images; seeds are latents already")
+    chosen = integers(seeds) if seeds else []
+    parts = [pictures_of(model, source, size, None) for source in images or []]
+    count = len(chosen) + sum(map(len, parts))
+    if not 2 <= count <= _MOST:
+        raise ValueError(f"{count} images or seeds to go between; give at least 2, at most {_MOST}")
     if images:
-        x = torch.cat([pictures_of(model, source, size, None) for source in images])
-        latent = ddim.encode(denoiser, x, plan, method, exact)
-    else:
-        if exact is not None:
-            raise ValueError("--exact is for images; seeds are latents already")
-        noise = ddim.Seeded(integers(seeds or ""))
-        latent = noise.start(model.shape, next(model.net.parameters()).device)
-    ends: list[torch.Tensor | Pair] = (
-        [
-            ddim.Pair(*parts)
-            for parts in zip(torch.split(latent.x, 1), torch.split(latent.previous, 1), strict=True)
-        ]
-        if isinstance(latent, ddim.Pair)
-        else list(torch.split(latent, 1))
-    )
-    if not 2 <= len(ends) <= _MOST:
-        raise ValueError(
-            f"{len(ends)} images or seeds to go between; give at least 2, at most {_MOST}"
-        )
-    return ends
-
-
-def _repeated(latent: torch.Tensor | Pair, num: int) -> torch.Tensor | Pair:
-    import ddim
-
-    if isinstance(latent, ddim.Pair):
-        states = (latent.x, latent.previous)
-        return ddim.Pair(*(state.expand(num, *state.shape[1:]) for state in states))
-    return latent.expand(num, *latent.shape[1:])
+        return ddim.encode(denoiser, torch.cat(parts), plan, method, exact), count
+    place = next(model.net.parameters()).device
+    return ddim.Seeded(chosen).start(model.shape, place), count
