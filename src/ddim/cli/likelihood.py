@@ -20,7 +20,7 @@ _EXACT_UP_TO = 64
 def likelihood(
     model: Folder,
     data: Source,
-    num: Annotated[int, typer.Option(min=1, help="Only the first NUM images.")] = 64,
+    num: Annotated[int, typer.Option(min=1, help="Only the first NUM images.")] = 16,
     steps: Annotated[int, typer.Option(min=4, help="Of the flow and of the bound.")] = 200,
     probes: Annotated[
         int | None,
