@@ -40,8 +40,8 @@ class Inverse:
             f"the fixed point was not found for {int((~self.converged).sum())} of "
             f"{len(self.converged)} images, first at step {step + 1} of {len(self.residual)} "
             f"(residual {float(self.residual[step].nan_to_num(torch.inf).max()):.2g}, "
-            f"tolerance {self.tolerance:.2g}); use more steps, a plan that ends at 1 rather than "
-            "0, or exact='belm' or 'lattice', which need no solution"
+            f"tolerance {self.tolerance:.2g}); use more steps, spacing leading, "
+            "or exact='belm' or 'lattice', which need no solution"
         )
 
 
@@ -56,8 +56,8 @@ def invert(
     """The latent at plan[0] that DDIM carries to x (B, ...) at plan[-1], falling, step by step.
 
     For an exact denoiser each step is strictly monotone, and so has one inverse, unless it ends at
-    clean data: real images are no x̂_0 of a long step, so let the plan end at 1 (and take x as a
-    sample there). Images are solved one by one, `iterations` calls at most a step. Nothing is
+    clean data. Real images are no x̂_0 of a long step, so take many steps and the spacing leading,
+    whose last one is short. Images are solved one by one, `iterations` calls at most a step. Nothing is
     raised where they fail: ask `.converged`, or `.certified()` for the latent.
     """
     if tolerance <= 0 or iterations < 1 or memory < 1:
