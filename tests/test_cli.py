@@ -213,8 +213,8 @@ BAD = {
     ),
     "times": (["sample", "MODEL", "--times", "1000,1,5"], "strictly monotone"),
     "words for times": (["sample", "MODEL", "--times", "many"], "'many' is not a list of t; write"),
-    "upward": (["sample", "MODEL", "--times", "500,1000"], "does not fall to 0"),
-    "short of 0": (["sample", "MODEL", "--times", "1000,500"], "does not fall to 0"),
+    "upward": (["sample", "MODEL", "--times", "500,1000"], "let --times fall to 0"),
+    "short of 0": (["sample", "MODEL", "--times", "1000,500"], "let --times fall to 0"),
     "two plans": (
         ["sample", "MODEL", "--times", "9,0", "--steps", "2"],
         "--steps and --times exclude",

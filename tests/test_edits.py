@@ -101,9 +101,9 @@ def test_the_fingerprint_is_of_weights_target_and_schedule():
 def test_a_file_that_holds_no_latents_is_refused(run, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no")
     (tmp_path / "b.safetensors").write_bytes(safetensors.torch.save({"x": torch.zeros(2)}))
-    latent, about = ddim.Pair(torch.zeros(2), torch.zeros(2)), {"ddim": "{"}
-    tensors = {"x": latent.x}
-    (tmp_path / "c.safetensors").write_bytes(safetensors.torch.save(tensors, about))
+    (tmp_path / "c.safetensors").write_bytes(
+        safetensors.torch.save({"x": torch.zeros(2)}, {"ddim": "{"})
+    )
     for name, words in (
         ("a", "cannot be read as safetensors"),
         ("b", "holds no latents"),
@@ -113,6 +113,56 @@ def test_a_file_that_holds_no_latents_is_refused(run, tmp_path):
         code, _, err = run(f"sample {{0}}/model --from {name}.safetensors")
         assert code == 2
         assert words in err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 0},
+        {"batch_size": "8"},
+        {"label": "x"},
+        {"solver": 3},
+        {"times": "abc"},
+        {"times": [1000]},
+        {"times": [0, 500, 1000]},
+        {"exact": "belm"},
+        {"exact": "edict"},
+        {"format": 2},
+        {"bogus": 1},
+        {"shape": [1, 8, 4]},
+        {"x": torch.zeros(2, 1, 8, 4)},
+        {"x": torch.zeros(())},
+        {"x": torch.zeros(0, 1, 8, 8)},
+        {"x": torch.zeros(2, 1, 8, 8, dtype=torch.int64)},
+        {"previous": torch.zeros(2, 1, 8, 8)},
+    ],
+    ids=lambda change: f"{next(iter(change))}-{str(next(iter(change.values())))[:12]}",
+)
+def test_a_file_changed_by_hand_is_refused(run, tmp_path, change):
+    run("encode {0}/model digits --num 2 --steps 3 -o l.safetensors")
+    path = tmp_path / "l.safetensors"
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["ddim"])
+        tensors = {"x": file.get_tensor("x")}
+    for name, value in change.items():
+        (tensors if isinstance(value, torch.Tensor) else about)[name] = value
+    path.write_bytes(safetensors.torch.save(tensors, {"ddim": json.dumps(about)}))
+    code, _, err = run("sample {0}/model --from l.safetensors")
+    assert code == 2
+    assert err.startswith("ddim: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_work(run, tmp_path):
+    for line in (
+        "encode {0}/model digits -o d.safetensors",
+        "reconstruct {0}/model digits -o d.png",
+    ):
+        (tmp_path / line.split()[-1]).mkdir()
+        code, _, err = run(line)
+        assert code == 2
+        assert "is no place for the output" in err
 
 
 def test_reconstruct_prints_the_error_of_each_and_of_all(run, tmp_path):
@@ -190,22 +240,25 @@ def test_edit_enlarges_and_varies(run, folder, tmp_path):
 
 
 def test_likelihood_prints_the_bits_and_the_bound(run, folder):
-    code, out, _ = run("likelihood {0}/model digits --num 3 --steps 12 --json --batch-size 2")
+    code, out, _ = run("likelihood {0}/model digits --num 3 --steps 100 --json --batch-size 2")
     document = json.loads(out)
     assert code == 0
     assert (document["images"], document["probes"]) == (3, 0)
     model, noise = ddim.load(folder / "model"), ddim.Seeded(range(3))
     x = ddim.data.to_float(ddim.digits().pixels[:3])
     soft = ddim.likelihood.dequantise(x, noise)
-    plan = ddim.fine_plan(model.schedule, 12)
+    plan = ddim.fine_plan(model.schedule, 100)
     found = ddim.bits_per_dim(model.denoiser(), soft, plan)
     assert document["bits_per_dim"] == pytest.approx(found.bits.mean().item(), rel=1e-3)
     whole = (*plan, model.schedule.level(0))
     bound = ddim.variational_bound(model.denoiser(), x, whole, noise).bits.mean().item()
     assert document["variational_bound"] == pytest.approx(bound, rel=1e-3)
-    code, out, _ = run("likelihood {0}/model digits --num 2 --steps 5 --probes 3")
+    code, out, _ = run("likelihood {0}/model digits --num 1 --steps 100 --probes 3")
     assert code == 0
     assert "probes  3" in out
+    code, out, err = run("likelihood {0}/model digits --num 1 --steps 4 --probes 2")
+    assert (code, out) == (1, "")
+    assert "take more steps" in err
 
 
 REFUSED = [
@@ -213,9 +266,11 @@ REFUSED = [
     ("encode {0}/model digits --exact edict", "--exact edict is unknown; choose one of belm"),
     ("encode {0}/model digits --exact belm --solver unipc", "leave --solver out"),
     ("encode {0}/model digits -o l.png", "name a .safetensors"),
+    ("encode {0}/model digits --times 1000,500,1", "let --times fall to 0"),
+    ("encode {0}/model digits --size 8", "the digits are 8×8"),
     ("encode {0}/model {0}/small.png", "holds images of 4×4 and 1 channels, the model is for 8×8"),
     ("encode {0}/model {0}/none.png", "does not exist"),
-    ("reconstruct {0}/model digits --times 1000,500,10", "ends at t=10"),
+    ("reconstruct {0}/model digits --times 1000,500,10", "from t=1000 to t=10"),
     ("reconstruct {0}/model digits --solver ddim:eta=1", "rising plan"),
     ("reconstruct {0}/model digits -o a.npz", "name a .png"),
     ("interpolate {0}/model", "give either two images or more, or --seeds"),
@@ -224,6 +279,10 @@ REFUSED = [
     ("interpolate {0}/model digits --steps 2", "1797 images or seeds"),
     ("interpolate {0}/model --seeds 1,2 --exact belm", "seeds are latents already"),
     ("interpolate {0}/model --seeds 1,2 -o a.npz", "name a .png"),
+    ("interpolate {0}/model --seeds 1,2 --size 8", "--size is for images"),
+    ("interpolate {0}/model --seeds 1,2 --times 0,500,1000", "let --times fall to 0"),
+    ("interpolate {0}/model {0}/1.png {0}/2.png --times 1000,0", "give at least 3"),
+    ("edit {0}/model {0}/small.png --measure downsample", "write downsample:factor="),
     ("edit {0}/model {0}/1.png", "give --mask, --measure or --strength"),
     ("edit {0}/model {0}/1.png --mask {0}/small.png", "is 4×4, the image 8×8"),
     ("edit {0}/model {0}/1.png --mask {0}/mask.png --measure blur", "exclude each other"),
@@ -234,7 +293,9 @@ REFUSED = [
     ("edit {0}/model digits --index 2000 --strength 1", "there are 1797 images"),
     ("edit {0}/model {0}/1.png --strength 1 -o a.gif", "no place for images"),
     ("sample {0}/model --from l.safetensors --steps 5", "leave --steps"),
+    ("sample {0}/model --from l.safetensors --batch-size 5", "leave --steps"),
     ("sample {0}/model --guidance 2", "need a label"),
+    ("sample {0}/model --label 1 --negative 2", "--negative needs --guidance"),
     ("likelihood {0}/model {0}/small.png", "the model is for 8×8"),
     ("likelihood {0}/model digits --probes 1 --num 2", "probes=1"),
 ]
@@ -251,7 +312,7 @@ def test_bad_input_is_one_sentence(run, tmp_path, line, words):
 
 
 def test_a_fixed_point_that_is_not_found_writes_nothing(run, tmp_path):
-    line = "encode {0}/model digits --num 2 --steps 1 --exact fixed_point"
+    line = "encode {0}/other digits --num 2 --steps 1 --exact fixed_point"
     code, _, err = run(line)
     assert code == 1
     assert "the fixed point was not found" in err
@@ -259,15 +320,17 @@ def test_a_fixed_point_that_is_not_found_writes_nothing(run, tmp_path):
 
 
 def test_latents_round_trip_whatever_their_kind(tmp_path):
-    about = load_and_back(tmp_path, torch.randn(2, 3))
-    assert load_and_back(tmp_path, ddim.Pair(torch.ones(2), torch.zeros(2))) == about
-    load_and_back(tmp_path, ddim.Pair(torch.tensor([2**50]), torch.tensor([-1])))
+    load_and_back(tmp_path, torch.randn(2, 1, 4))
+    load_and_back(tmp_path, ddim.Pair(torch.ones(2, 1, 4), torch.zeros(2, 1, 4)), "belm")
+    load_and_back(
+        tmp_path, ddim.Pair(torch.tensor([[[2**50] * 4]]), torch.tensor([[[-1] * 4]])), "lattice"
+    )
 
 
-def load_and_back(tmp_path, latent):
+def load_and_back(tmp_path, latent, exact=None):
     from ddim.latents import Encoding
 
-    about = Encoding((1000.0, 0.0), "ddim:eta=0", None, 3, 64, "abc", "v", (1, 8, 8))
+    about = Encoding((1000.0, 0.0), "ddim:eta=0", exact, 3, 64, "abc", "v", (1, 4))
     save_latents(latent, about, tmp_path / "l.safetensors")
     found, again = load_latents(tmp_path / "l.safetensors")
     assert again == about
@@ -277,4 +340,3 @@ def load_and_back(tmp_path, latent):
         else [(found, latent)]
     )
     assert all(torch.equal(a, b) for a, b in pairs)
-    return again

@@ -162,14 +162,18 @@ KNOWN[:, :5] = True
 MEASUREMENTS = [Mask(KNOWN), Downsample(2), Downsample(4), Blur(1.5), Blur(0.7, 1e-3), Blur(0.0)]
 
 
-@pytest.mark.parametrize("measure", MEASUREMENTS, ids=repr)
-def test_the_inverse_is_a_pseudo_inverse(measure):
+@pytest.mark.parametrize(
+    ("measure", "size"),
+    [*((measure, (8, 8)) for measure in MEASUREMENTS), (Blur(1.0), (7, 9)), (Blur(1.2), (8, 5))],
+    ids=repr,
+)
+def test_the_inverse_is_a_pseudo_inverse(measure, size):
     """The four conditions of Penrose: A A⁺ A = A, A⁺ A A⁺ = A⁺, and A A⁺, A⁺ A symmetric."""
-    unit = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
-    a = measure(unit).reshape(64, -1).T
-    size = math.isqrt(len(a))
-    y = torch.eye(len(a), dtype=torch.float64).reshape(-1, 1, size, size)
-    inverse = measure.inverse(y).reshape(len(a), 64).T
+    count = math.prod(size)
+    seen = measure(torch.eye(count, dtype=torch.float64).reshape(count, 1, *size))
+    a = seen.reshape(count, -1).T
+    y = torch.eye(len(a), dtype=torch.float64).reshape(-1, *seen.shape[1:])
+    inverse = measure.inverse(y).reshape(len(a), count).T
     for found, wanted in (
         (a @ inverse @ a, a),
         (inverse @ a @ inverse, inverse),
@@ -236,6 +240,25 @@ def test_inpainting_a_gaussian_keeps_what_is_known_and_draws_the_rest():
         (lambda: Downsample(3)(torch.zeros(1, 1, 8, 8)), "do not divide by factor=3"),
         (lambda: Blur(-1.0), "a std from 0"),
         (lambda: Blur(1.0, 0.0), "cutoff in"),
+        (lambda: Blur("a"), "a std from 0"),
+        (lambda: Blur(math.inf), "a std from 0"),
+        (lambda: Downsample(True), "whole number from 1"),
+        (lambda: Mask(KNOWN[:5, :5])(torch.zeros(1, 1, 8, 8)), "known is"),
+        (
+            lambda: Mask(torch.ones(3, 8, 8).bool())(torch.zeros(1, 1, 8, 8)),
+            r"known is \(3, 8, 8\)",
+        ),
+        (lambda: ddim.classifier_guide(HALVES, log_first, math.nan), "finite"),
+        (
+            lambda: ddim.classifier_guide(HALVES, lambda x, t: x)(torch.zeros(1, 2), T500),
+            "one differentiable number per image",
+        ),
+        (
+            lambda: project(gaussian(), Mask(KNOWN), torch.zeros(1, 3, 8, 8))(
+                torch.zeros(3, 1, 8, 8), T500
+            ),
+            "give one measurement per image",
+        ),
         (
             lambda: project(gaussian(), Downsample(2), torch.zeros(1, 1, 8, 8))(
                 torch.zeros(1, 1, 8, 8), T500
@@ -270,11 +293,12 @@ def test_without_repeats_it_is_ddim(eta):
     )
 
 
+@pytest.mark.parametrize("schedule", [LINEAR, ddim.schedules.rectified_flow()])
 @pytest.mark.parametrize("repeats", [2, 5])
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_repeats_keep_the_marginals(eta, repeats):
+def test_repeats_keep_the_marginals(eta, repeats, schedule):
     """Data of one point c: the variance, by unit vectors, is that of the level at every call."""
-    plan, seen, draws = ddim.plan(LINEAR, 4), [], 4 * repeats * 2 + 1
+    plan, seen, draws = ddim.plan(schedule, 4), [], 4 * repeats * 2 + 1
 
     def point(x, level):
         seen.append((level, x))

@@ -9,6 +9,7 @@ import ddim
 from ddim import DDIM, Pair, Prediction, belm, between, decode, encode, reconstruct
 from ddim.exact import THREE, Mixture, uneven
 from ddim.fixed_point import invert
+from ddim.schedules import SCHEDULES
 from exact import gaussian
 from tiny import tiny_model
 
@@ -78,6 +79,40 @@ def test_a_state_that_leaves_the_lattice_is_an_error():
 
     with pytest.raises(FloatingPointError, match="left the lattice"):
         encode(broken, torch.zeros(2, 3), ddim.plan(LINEAR, 5), exact="lattice")
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_the_network_is_asked_in_float32_whatever_the_default(digits, default):
+    seen = set()
+
+    def watch(x, level):
+        seen.add(x.dtype)
+        return gaussian()(x, level)
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        pair = encode(watch, digits, ddim.plan(LINEAR, 5), exact="lattice")
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(decode(watch, pair, ddim.plan(LINEAR, 5)), digits)
+    assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "rectified_flow"])
+def test_the_latents_of_the_lattice_converge(name):
+    """To those of the flow, from clean data; as O-BELM's do not."""
+    x = torch.linspace(-1.5, 1.5, 9, dtype=torch.float64)
+    errors = {}
+    for steps in (50, 200):
+        plan = ddim.plan(SCHEDULES[name](), steps)
+        true = THREE.flow(x, plan[-1], plan[0])
+        pairs = {exact: encode(THREE, x, plan, exact=exact) for exact in ("lattice", "belm")}
+        states = (pairs["lattice"].x * belm.UNIT, pairs["belm"].x)
+        errors[steps] = [(state - true).abs().max().item() for state in states]
+    (coarse, _), (fine, of_belm) = errors.values()
+    assert fine < coarse / 5
+    assert fine < of_belm / 4
 
 
 # O-BELM
@@ -155,9 +190,10 @@ def test_the_first_state_encoded_is_the_latent_of_the_flow(exact):
     assert (found - true).abs().max() < (encode(THREE, x, plan) - true).abs().max() / 2
 
 
-def test_a_plan_of_one_step_is_only_remembered(digits, network):
+def test_a_single_step_would_only_be_remembered(digits, network):
     for exact in ("belm", "lattice"):
-        assert torch.equal(reconstruct(network, digits, ddim.plan(LINEAR, 1), exact=exact), digits)
+        with pytest.raises(ValueError, match="2 levels; give at least 3"):
+            reconstruct(network, digits, ddim.plan(LINEAR, 1), exact=exact)
 
 
 def test_encoding_costs_one_call_a_step_and_decoding_one_less(digits, network):
@@ -242,6 +278,38 @@ def test_a_network_that_answers_nan_is_not_taken_for_converged():
         found.certified()
 
 
+def test_the_top_of_the_cosine_schedule_is_solved_in_float32(digits):
+    model = tiny_model("v")
+    model = ddim.Model(model.net, ddim.schedules.cosine(), "v", model.shape)
+    plan = model.plan((1000, 800, 600, 400, 200, 100, 50, 20, 1))
+    found = invert(model.denoiser(), digits[:4], plan)
+    assert found.converged.all()
+    back = ddim.sample(model.denoiser(), found.latent, plan)
+    distance = (back - digits[:4]).abs().flatten(1).amax(1)
+    torch.testing.assert_close(found.returned, distance)
+    assert (distance < 1e-3).all()
+
+
+def test_a_latent_of_half_precision_images_keeps_its_digits():
+    x = torch.linspace(-1, 1, 5).half()
+    found = invert(gaussian(), x, ddim.plan(LINEAR, (1000, 500, 100, 1)))
+    assert found.latent.dtype == torch.float32
+    assert (found.returned < 1e-4).all()
+
+
+def test_one_broken_image_does_not_keep_the_search_going():
+    def broken(x, level):
+        p = gaussian()(x, level)
+        lost = torch.where(x == x[0], math.nan, 0.0) if level.t == 500 else 0.0
+        return Prediction(x, p.x0 + lost, p.eps)
+
+    x, plan = torch.tensor([[0.5, 0.2], [0.1, -0.3]]), ddim.plan(LINEAR, (500, 1))
+    alone = invert(gaussian(), x[1:], plan)
+    found = invert(broken, x, plan)
+    assert found.converged.tolist() == [False, True]
+    assert found.calls == alone.calls
+
+
 def test_a_start_without_signal_is_solved():
     plan = ddim.plan(ddim.schedules.zero_terminal(LINEAR), (1000, 700, 1))
     x = torch.linspace(-0.5, 0.5, 5, dtype=torch.float64)
@@ -282,9 +350,12 @@ REFUSED = [
     ({"solver": DDIM(eta=1), "exact": "lattice"}, "leave the solver out"),
     ({"plan": ddim.plan(LINEAR, 5)[:-1]}, r"ends at t=200.*let it end at 0"),
     ({"plan": ddim.plan(LINEAR, 5)[::-1]}, "ends at t=1000"),
-    ({"plan": ddim.plan(LINEAR, (0,)), "exact": "belm"}, "two levels or more"),
-    ({"x": torch.zeros(1, 2, dtype=torch.int64), "exact": "belm"}, "give .*floats"),
+    ({"plan": ddim.plan(LINEAR, (0,)), "exact": "fixed_point"}, "give at least 2"),
+    ({"solver": ddim.Resample(0.0, 2)}, "rising plan"),
+    ({"plan": ddim.plan(LINEAR, (0,)), "exact": "belm"}, "give at least 3"),
+    ({"x": torch.zeros(1, 2, dtype=torch.int64), "exact": "belm"}, "floating-point"),
     ({"x": torch.zeros(1, 2, dtype=torch.uint8)}, "floating-point"),
+    ({"x": torch.full((1, 2), math.nan)}, "x reaches nan"),
     ({"x": torch.full((1, 2), 255.0)}, r"x reaches 255; images lie in \[-1, 1\]"),
 ]
 
@@ -300,6 +371,23 @@ def test_a_pair_is_decoded_by_its_own_method():
     pair = Pair(torch.zeros(1, 2), torch.zeros(1, 2))
     with pytest.raises(ValueError, match="leave the solver out"):
         decode(gaussian(), pair, ddim.plan(LINEAR, 5), ddim.UniPC())
+
+
+def test_the_plan_of_every_method_falls():
+    x, rising = torch.zeros(1, 2), ddim.plan(LINEAR, 5)[::-1]
+    for call in (
+        lambda: invert(gaussian(), x, rising),
+        lambda: encode(gaussian(), x, rising, exact="lattice"),
+        lambda: decode(gaussian(), Pair(x, x), rising),
+    ):
+        with pytest.raises(ValueError, match=r"rises from t=0 to 1000.*plan\[::-1\]"):
+            call()
+    with pytest.raises(ValueError, match="floating-point"):
+        invert(gaussian(), x.byte(), rising[::-1])
+    quiet = ddim.Resample(0.0, 1)
+    assert torch.equal(
+        encode(gaussian(), x, rising[::-1], quiet), encode(gaussian(), x, rising[::-1])
+    )
 
 
 @pytest.mark.parametrize("bad", [{"tolerance": 0}, {"iterations": 0}, {"memory": 0}])

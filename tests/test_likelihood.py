@@ -9,7 +9,7 @@ from scipy.stats import norm, t as student_t
 import ddim
 from ddim import Level, Prediction, Seeded, bits_per_dim, fine_plan, schedules, variational_bound
 from ddim.exact import THREE
-from ddim.likelihood import PIXEL, student
+from ddim.likelihood import PIXEL, dequantise, student
 from exact import Correlated, gaussian, gaussian_flow
 
 LINEAR = schedules.linear()
@@ -67,7 +67,7 @@ def correlated():
 
 
 def test_hutchinsons_interval_covers_the_exact_trace_in_95_of_100_runs():
-    data, runs = correlated(), 400
+    data, runs, draws = correlated(), 400, Seeded(range(3))
     x = Seeded(range(runs)).start((64,)).double() / 2
     plan = fine_plan(LINEAR, 40)
     exact = bits_per_dim(data, x, plan)
@@ -75,6 +75,20 @@ def test_hutchinsons_interval_covers_the_exact_trace_in_95_of_100_runs():
     inside = ((found.log_density - exact.log_density).abs() <= found.margin).double().mean()
     assert inside.item() == pytest.approx(0.95, abs=0.03)
     assert 0.001 < found.in_bits(found.margin).mean() < 0.5
+    alone = [
+        bits_per_dim(data, x[:3], plan, probes=2, noise=lambda like, k, j=j: draws(like, 2 * j + k))
+        for j in range(2)
+    ]
+    both = bits_per_dim(data, x[:3], plan, probes=4, noise=draws)
+    middle = sum(each.log_density for each in alone) / 2
+    torch.testing.assert_close(both.log_density, middle)
+    # of two values the std is half their distance times √2, and the margin t₁/√2 of that
+    halves = [each.margin / student_t.ppf(0.975, 1) for each in alone]
+    ends = torch.stack(
+        [e.log_density + s * h for e, h in zip(alone, halves, strict=True) for s in (-1, 1)]
+    )
+    expected = student_t.ppf(0.975, 3) * ends.std(0) / 2
+    torch.testing.assert_close(both.margin, expected)
     more = bits_per_dim(data, x, plan, probes=32, noise=Seeded(range(1000, 1000 + runs)))
     assert more.margin.mean() < found.margin.mean() / 1.8
 
@@ -84,6 +98,30 @@ def test_the_quantile_is_students(degrees):
     for level in (0.8, 0.95):
         expected = student_t.ppf((1 + level) / 2, degrees)
         assert student(degrees, level) == pytest.approx(expected, rel=1e-7)
+
+
+def test_more_probes_than_dimensions_are_the_exact_trace():
+    x, plan = torch.randn(2, 3).double(), fine_plan(LINEAR, 20)
+    found = bits_per_dim(gaussian(), x, plan, probes=3, noise=Seeded(range(2)))
+    assert (found.margin == 0).all()
+    assert torch.equal(found.log_density, bits_per_dim(gaussian(), x, plan).log_density)
+
+
+def test_halving_is_the_distance_to_half_the_steps():
+    x, plan = torch.linspace(-1, 1, 3).double(), fine_plan(LINEAR, 21)
+    found = bits_per_dim(THREE, x, plan)
+    half = bits_per_dim(THREE, x, (*plan[:-1:2], plan[-1]))
+    torch.testing.assert_close(found.halving, (found.log_density - half.log_density).abs())
+
+
+def test_dequantised_pixels_fill_their_cells_evenly():
+    x = ddim.data.to_float(torch.full((500, 1, 4, 4), 7, dtype=torch.uint8))
+    off = (dequantise(x, Seeded(range(500))) - x) / PIXEL
+    assert off.dtype == torch.float64
+    assert -0.5 < off.min() < -0.49
+    assert 0.49 < off.max() < 0.5
+    assert off.mean().abs() < 0.01
+    assert off.var().item() == pytest.approx(1 / 12, rel=0.03)
 
 
 def test_bits_are_of_pixels():
@@ -99,8 +137,10 @@ def test_images_of_any_shape_and_dtype_and_a_constant_answer():
     flat = bits_per_dim(gaussian(), x.reshape(2, 6).double(), plan)
     assert torch.allclose(bits_per_dim(gaussian(), x, plan).bits, flat.bits)
 
+    weight = torch.zeros((), requires_grad=True)
+
     def point(x, level):
-        return Prediction(x, torch.zeros_like(x), x / level.noise)
+        return Prediction(x, torch.zeros_like(x) + weight, x / level.noise)
 
     found = bits_per_dim(point, x.double(), plan)
     low = plan[-1].noise
@@ -179,16 +219,18 @@ LINEAR_FINE = {
     ("options", "words"),
     [
         ({"plan": ddim.plan(LINEAR, 10)}, r"use fine_plan\(schedule, 200\)"),
-        ({"plan": fine_plan(LINEAR, 10)[::-1]}, "rising plan"),
-        ({"plan": fine_plan(LINEAR, 10)[:2]}, "two steps"),
+        ({"plan": fine_plan(LINEAR, 10)[::-1]}, "the plan rises"),
+        ({"plan": fine_plan(LINEAR, 10)[:2]}, "give at least 3"),
         ({"probes": 1, "noise": Seeded([0])}, "probes=1; give 0"),
         ({"probes": 8}, "noise=ddim.Seeded"),
+        ({"x": torch.zeros(1, 2, dtype=torch.uint8)}, "floating-point"),
+        ({"x": torch.full((1, 2), math.inf)}, "an infinity"),
     ],
 )
 def test_what_has_no_likelihood_is_refused(options, words):
-    usual = {"plan": fine_plan(LINEAR, 10)}
+    usual = {"x": torch.zeros(1, 2), "plan": fine_plan(LINEAR, 10)}
     with pytest.raises(ValueError, match=words):
-        bits_per_dim(gaussian(), torch.zeros(1, 2), **{**usual, **options})
+        bits_per_dim(gaussian(), **{**usual, **options})
 
 
 def test_the_bound_and_the_fine_plan_say_what_they_need():

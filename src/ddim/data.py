@@ -96,6 +96,8 @@ def read(source: str | Path, size: int | None = None) -> Images:
     """
     path = Path(source)
     if str(source) == "digits" and not path.exists():
+        if size is not None:
+            raise ValueError(f"size={size} is for folders of images; the digits are 8×8")
         return digits()
     if size is not None and size < 1:
         raise ValueError(f"size={size}; choose at least 1 pixel")

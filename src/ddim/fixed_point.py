@@ -8,21 +8,25 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ddim.plans import Plan, checked
-from ddim.process import Denoiser, Level
+from ddim.plans import Plan, descending
+from ddim.process import Denoiser, Level, floating
+from ddim.sampling import sample
 
 
 @dataclass(frozen=True)
 class Inverse:
     """A latent and what is known of it.
 
-    latent: (B, ...) at plan[0].   residual: (steps, B), how far from the state before, at worst,
-    DDIM's step from the one found ends; rows in order of the visit, upwards.
-    tolerance: what each was to come below.   calls: network calls made.
+    latent: (B, ...) at plan[0], float32 or wider.   residual: (steps, B), how far from the state
+    before, at worst, DDIM's step from the one found ends; rows in order of the visit, upwards.
+    returned: (B,), how far from x, at worst, the whole run down from the latent ends: the steps
+    below magnify what is left of those above.
+    tolerance: what each residual was to come below.   calls: network calls made.
     """
 
     latent: Tensor
     residual: Tensor
+    returned: Tensor
     tolerance: float
     calls: int
 
@@ -40,8 +44,8 @@ class Inverse:
             f"the fixed point was not found for {int((~self.converged).sum())} of "
             f"{len(self.converged)} images, first at step {step + 1} of {len(self.residual)} "
             f"(residual {float(self.residual[step].nan_to_num(torch.inf).max()):.2g}, "
-            f"tolerance {self.tolerance:.2g}); use more steps, spacing leading, "
-            "or exact='belm' or 'lattice', which need no solution"
+            f"tolerance {self.tolerance:.2g}); use more steps, the "
+            "spacing leading, or the exact methods belm and lattice, which solve nothing"
         )
 
 
@@ -57,20 +61,21 @@ def invert(
 
     For an exact denoiser each step is strictly monotone, and so has one inverse, unless it ends at
     clean data. Real images are no x̂_0 of a long step, so take many steps and the spacing leading,
-    whose last one is short. Images are solved one by one, `iterations` calls at most a step. Nothing is
-    raised where they fail: ask `.converged`, or `.certified()` for the latent.
+    whose last one is short. Each image has its own search, of at most `iterations` calls a step,
+    and depends on the rest of the batch by no more than the tolerance. Nothing is raised where one
+    fails: ask `.converged`, or `.certified()` for the latent.
     """
     if tolerance <= 0 or iterations < 1 or memory < 1:
         raise ValueError(
             f"tolerance={tolerance}, iterations={iterations}, memory={memory}; "
             "choose numbers above 0"
         )
-    state = x.to(torch.promote_types(x.dtype, torch.float32))
+    state = floating(x).to(torch.promote_types(x.dtype, torch.float32))
     residuals, calls = [], 0
-    rising = checked(plan)[::-1]
+    rising = descending(plan)[::-1]
     for s, t in pairwise(rising):
         p = denoiser(state, s)
-        search = _Search(state, t.signal * p.x0 + t.noise * p.eps, _natural(t, s), memory)
+        search = _Search(state, t.signal * p.x0 + t.noise * p.eps, _usual(t, s), memory)
         calls += 1
         for _ in range(iterations):
             p = denoiser(search.x, t)
@@ -79,12 +84,15 @@ def invert(
                 break
         state = search.best
         residuals.append(search.residual)
-    return Inverse(state.to(x.dtype), torch.stack(residuals), tolerance, calls)
+    back = sample(denoiser, state, plan)
+    returned = (back - x).abs().reshape(len(x), -1).amax(1)
+    total = calls + len(plan) - 1
+    return Inverse(state, torch.stack(residuals), returned, tolerance, total)
 
 
-def _natural(t: Level, s: Level) -> float:
-    """The step along the residual that makes it x_t = (signal_t/signal_s) x_s + (…) eps(x_t)."""
-    return float(t.signal / s.signal if t.signal else t.noise / s.noise)
+def _usual(t: Level, s: Level) -> float:
+    """The step along the residual that solves Gaussian data of variance 1 at once."""
+    return float((t.signal**2 + t.noise**2) / (s.signal * t.signal + s.noise * t.noise))
 
 
 class _Search:
@@ -98,12 +106,13 @@ class _Search:
         self.goal, self.x, self.best = goal, x, x
         self.residual = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         self._step = torch.full_like(flat[:, :1], step)
+        self._hopeless = self.residual.isnan()
         self._last = self._best = (flat, torch.zeros_like(flat))
         self._moves = self._turns = flat[..., :0]
         self._memory = memory
 
     def told(self, reached: Tensor, tolerance: float) -> bool:
-        """Take in F(x) and choose the next x; whether every image is solved."""
+        """Take in F(x) and choose the next x; whether every image is solved, or beyond hope."""
         x = self.x.reshape(len(self.x), -1, 1)
         r = (self.goal - reached).reshape(x.shape)
         size = r.abs().amax((1, 2))
@@ -113,7 +122,8 @@ class _Search:
         here = better[:, None, None]
         self._best = torch.where(here, x, self._best[0]), torch.where(here, r, self._best[1])
         self.best = self._best[0].reshape(self.x.shape)
-        if (self.residual <= tolerance).all():
+        self._hopeless |= ~size.isfinite() & self.residual.isinf()
+        if ((self.residual <= tolerance) | self._hopeless).all():
             return True
         fresh = lost[:, None, None]
         columns = (self._moves, x - self._last[0]), (self._turns, r - self._last[1])

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ddim.belm import Triple, coefficients, triples
-from ddim.plans import Plan, checked
-from ddim.process import Denoiser, Level, Prediction
-from ddim.solvers.base import falling
+from ddim.plans import Plan, descending
+from ddim.process import Denoiser, Level, Prediction, floating
 
 
 def recompute(denoiser: Denoiser) -> Denoiser:
@@ -42,13 +41,13 @@ def sample_reversibly(
     """Sample by O-BELM, second order, differentiably in memory that does not grow with the steps.
 
     x: (B, ...) at plan[0]; the first step is DDIM's. Gradients reach x and `weights`, the tensors
-    inside the denoiser that want them. The backward pass rebuilds every state from the last two, so
-    gradients are exact up to rounding, and costs two more calls a step.
+    inside the denoiser that want them; there are no second derivatives. The backward pass calls the
+    denoiser again, which must answer as before (eval mode, no autocast), and rebuilds every state
+    from the last two, in float64.
     """
-    if len(falling(checked(plan))) < 3:
-        raise ValueError(f"a plan of {len(plan) - 1} steps; O-BELM needs at least 2")
-    state = x.to(torch.promote_types(x.dtype, torch.float32))
-    end: Tensor = _Reversible.apply(denoiser, plan, state, *weights)  # type: ignore[no-untyped-call]
+    descending(plan, 2)
+    once = {id(weight): weight for weight in weights}.values()
+    end: Tensor = _Reversible.apply(denoiser, plan, floating(x).double(), *once)  # type: ignore[no-untyped-call]
     return end.to(x.dtype)
 
 
@@ -61,19 +60,19 @@ def _move(denoiser: Denoiser, x: Tensor, levels: Triple) -> Tensor:
 class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, denoiser: Denoiser, plan: Plan, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.denoiser, ctx.plan, ctx.weights = denoiser, plan, weights
+        ctx.denoiser, ctx.plan = denoiser, plan
         above, t = x, _first(ctx, x)
         for levels in triples(plan):
             above, t = t, coefficients(*levels)[0] * above + _move(denoiser, t, levels)
-        ctx.save_for_backward(x, above, t)
+        ctx.save_for_backward(x, above, t, *weights)
         return t.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        (start, t, below), (slope,) = ctx.saved_tensors, slopes
-        wanted = [
-            w for w, needs in zip(ctx.weights, ctx.needs_input_grad[3:], strict=True) if needs
-        ]
+        if torch.is_grad_enabled():
+            raise RuntimeError("O-BELM run backwards has no second derivatives; use ddim.recompute")
+        (start, t, below, *weights), (slope,) = ctx.saved_tensors, slopes
+        wanted = [w for w, needs in zip(weights, ctx.needs_input_grad[3:], strict=True) if needs]
         sums: list[Tensor] = [torch.zeros_like(w) for w in wanted]
 
         def pulled(x: Tensor, slope: Tensor, levels: Triple | None) -> tuple[Tensor, Tensor]:
@@ -94,8 +93,8 @@ class _Reversible(torch.autograd.Function):
             slope, later = later + through, a * slope
         later = later + pulled(start, slope, None)[1]
         remaining = iter(sums)
-        weights = [next(remaining) if needs else None for needs in ctx.needs_input_grad[3:]]
-        return None, None, later, *weights
+        given = [next(remaining) if needs else None for needs in ctx.needs_input_grad[3:]]
+        return None, None, later, *given
 
 
 def _first(ctx: Any, x: Tensor) -> Tensor:

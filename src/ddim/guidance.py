@@ -97,6 +97,8 @@ def classifier_guide(
     log_probability: (x, level) to (B,), differentiable, of a classifier of noisy images. Levels
     without signal or noise are left alone.
     """
+    if not math.isfinite(scale):
+        raise ValueError(f"scale={scale}; choose a finite number")
 
     def guided(x: Tensor, level: Level) -> Prediction:
         p = denoiser(x, level)
@@ -104,8 +106,13 @@ def classifier_guide(
             return p
         with torch.enable_grad():
             state = x if x.requires_grad else x.detach().requires_grad_()
-            value = log_probability(state, level).sum()
-            (slope,) = torch.autograd.grad(value, state, create_graph=x.requires_grad)
+            value = log_probability(state, level)
+            if value.shape != x.shape[:1] or not value.requires_grad:
+                raise ValueError(
+                    f"log_probability answered {tuple(value.shape)} to {tuple(x.shape)}; it must "
+                    "give one differentiable number per image"
+                )
+            (slope,) = torch.autograd.grad(value.sum(), state, create_graph=x.requires_grad)
         return p.with_x0(p.x0 + scale * level.noise**2 / level.signal * slope, level)
 
     return guided

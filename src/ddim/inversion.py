@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ddim.belm import Pair, ascend, descend
 from ddim.fixed_point import invert
-from ddim.plans import Plan, checked
-from ddim.process import Denoiser
+from ddim.plans import Plan, descending
+from ddim.process import Denoiser, floating
 from ddim.sampling import sample
 from ddim.solvers import DDIM, Solver
 
@@ -58,17 +58,17 @@ def encode(
     plan: the one that sampling uses, falling. Do not clip in the denoiser: the map would not be
     one-to-one.
     exact: None runs the solver upwards; with DDIM the round trip errs by O(1/steps). "belm" and
-    "lattice" are two-step solvers of their own, undone by `decode` up to rounding and to the last
-    bit; they return a Pair. "fixed_point" solves each step of DDIM, so that `sample` gives x back.
-    Raises ValueError for a rising plan, a solver that draws, a solver beside `exact`, and clean
+    "lattice" are two-step solvers of their own that return a Pair; `decode` undoes the first up to
+    rounding, the second to the last bit, for float32 images made of 8-bit pixels, and others to
+    2^-25. "fixed_point" solves each step of DDIM to 1e-5; `invert` says how near the whole run
+    comes. States and their images are float32 or wider.
+    Raises ValueError for a rising plan, or one of a single step beside "belm" and "lattice", a
+    solver that draws, a solver beside `exact`, and clean
     images with values beyond 16, which cannot be from [-1, 1]; FloatingPointError where
     "fixed_point" does not converge.
     """
-    if float(plan[0].ratio) < float(plan[-1].ratio):
-        raise ValueError(
-            "encode takes the falling plan that sampling uses and reverses it; pass plan[::-1]"
-        )
-    if not plan[-1].noise and x.numel() and x.abs().max() > _BEYOND:
+    descending(plan, 2 if exact in ("belm", "lattice") else 0)
+    if not plan[-1].noise and x.numel() and not x.abs().max() <= _BEYOND:  # a nan too
         raise ValueError(
             f"x reaches {x.abs().max():g}; images lie in [-1, 1]: scale 8-bit ones, x/127.5 - 1"
         )
@@ -78,11 +78,9 @@ def encode(
         raise ValueError(f"exact={exact!r} is unknown; choose None or one of {', '.join(EXACT)}")
     if solver != DDIM():
         raise ValueError(f"exact={exact!r} is a method of its own; leave the solver out, or exact")
-    if len(checked(plan)) < 2 or not x.is_floating_point():
-        raise ValueError(f"{len(plan)} levels and x of {x.dtype}; give two levels or more, floats")
     if exact == "fixed_point":
         return invert(denoiser, x, plan).certified()
-    state = x.to(torch.promote_types(x.dtype, torch.float32))
+    state = floating(x).to(torch.promote_types(x.dtype, torch.float32))
     return ascend(denoiser, state, plan, lattice=exact == "lattice")
 
 
@@ -98,7 +96,7 @@ def decode(
         return sample(denoiser, latent, plan, solver)
     if solver != DDIM():
         raise ValueError("a Pair is decoded by the method that made it; leave the solver out")
-    return descend(denoiser, latent, checked(plan))
+    return descend(denoiser, latent, descending(plan, 2))
 
 
 def reconstruct(

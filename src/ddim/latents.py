@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddim.belm import Pair
+from ddim.inversion import EXACT
 from ddim.model import Model
 from ddim.store import write
 
@@ -36,6 +37,32 @@ class Encoding:
     model: str
     target: str
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "times": all(isinstance(t, int | float) for t in self.times) and len(self.times) > 1,
+            "solver": isinstance(self.solver, str),
+            "exact": self.exact is None or self.exact in EXACT,
+            "label": self.label is None or type(self.label) is int,
+            "batch_size": type(self.batch_size) is int and self.batch_size > 0,
+            "shape": all(type(size) is int for size in self.shape),
+        }
+        for name, right in kinds.items():
+            if not right:
+                raise ValueError(f"{name} is {getattr(self, name)!r}")
+
+    def holds(self, tensors: dict[str, Tensor]) -> bool:
+        """Whether the arrays of a file are such latents."""
+        names = {"x", "previous"} if self.exact in ("belm", "lattice") else {"x"}
+        kinds = (torch.int64,) if self.exact == "lattice" else (torch.float32, torch.float64)
+        return (
+            set(tensors) == names
+            and len({(each.shape, each.dtype) for each in tensors.values()}) == 1
+            and tensors["x"].dtype in kinds
+            and tensors["x"].ndim > 0
+            and len(tensors["x"]) > 0
+            and tuple(tensors["x"].shape[1:]) == self.shape
+        )
 
     def refuse(self, model: Model, path: str | Path) -> None:
         """Raise ValueError unless these latents are this model's."""
@@ -84,15 +111,17 @@ def load_latents(path: str | Path) -> tuple[Tensor | Pair, Encoding]:
             f"{path} cannot be read as safetensors ({error}); ddim encode writes such a file"
         ) from error
     try:
-        entries: dict[str, Any] = json.loads(about or "")
-        del entries["format"]
+        entries: dict[str, Any] = json.loads(about or "{}")
+        if entries.pop("format") != 1:
+            raise ValueError("of another format")
         entries.update(times=tuple(entries["times"]), shape=tuple(entries["shape"]))
         encoding = Encoding(**entries)
-        if not {"x"} <= set(tensors) <= {"x", "previous"}:
-            raise ValueError(f"arrays called {', '.join(sorted(tensors))}")
-    except (KeyError, TypeError, ValueError) as error:
+        if not encoding.holds(tensors):
+            raise ValueError("its arrays are others than it says")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} holds no latents ({error}); ddim encode writes a file of them"
+            f"{path} holds no latents that can be decoded ({type(error).__name__}: {error}); "
+            "ddim encode writes a file of them"
         ) from error
     latent = Pair(tensors["x"], tensors["previous"]) if "previous" in tensors else tensors["x"]
     return latent, encoding

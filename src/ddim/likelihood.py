@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from ddim.noise import Noise
-from ddim.plans import Plan, checked
-from ddim.process import Denoiser, Level, Prediction, diffuse
+from ddim.plans import Plan, checked, descending
+from ddim.process import Denoiser, Level, Prediction, diffuse, floating
 from ddim.sampling import sample
 from ddim.schedules import Schedule
 from ddim.solvers import Solver, UniPC
-from ddim.solvers.base import falling
 
 PIXEL = 1 / 127.5
 """The width of one of 256 values in [-1, 1]."""
@@ -37,8 +36,11 @@ PIXEL = 1 / 127.5
 class Likelihood:
     """log_density: (B,), float64, natural logarithm of the density of x.
 
-    margin: (B,), half of Hutchinson's 95 % interval of it; 0 for the exact trace.
-    halving: (B,), how far half the steps are from it.   dimensions: D.
+    margin: (B,), half of Hutchinson's 95 % interval of it; 0 for the exact trace. It takes the
+        probes' estimates to be normal, as those of many dimensions nearly are.
+    halving: (B,), how far half the steps are from it: the error of the steps, roughly. By chance it
+        may vanish for one image, so look at the mean. In nats, as margin is.
+    dimensions: D.
     """
 
     log_density: Tensor
@@ -83,18 +85,23 @@ def bits_per_dim(
 
     plan: falling, fine, between levels with signal and noise, such as fine_plan(schedule, 200).
     probes: 0 for the exact trace, D backward passes a call; or at least 2 random signs (Hutchinson
-    1990), one backward pass each and the same along the whole flow, drawn from noise.
+    1990), one backward pass each and the same along the whole flow, drawn from noise. Where there
+    are no fewer than D, the exact trace is taken, which costs less.
     Each image costs a call and these passes per step, and half of that again for `halving`.
     """
-    if not all(level.signal and level.noise for level in falling(checked(plan))) or len(plan) < 3:
+    if not all(level.signal and level.noise for level in descending(plan, 2)):
         raise ValueError(
-            "the likelihood needs a plan of two steps or more between levels with both signal and "
-            "noise; use fine_plan(schedule, 200)"
+            "the likelihood needs a plan between levels with both signal and noise; "
+            "use fine_plan(schedule, 200)"
         )
     if probes and (probes < 2 or noise is None):
         raise ValueError(
             f"probes={probes}; give 0 for the exact trace, or 2 or more and noise=ddim.Seeded(...)"
         )
+    if not floating(x).isfinite().all():
+        raise ValueError("x holds a nan or an infinity; give images in [-1, 1]")
+    if probes >= x[0].numel():
+        probes = 0
     signs = [torch.where(noise(x, k) < 0, -1.0, 1.0) for k in range(probes)] if noise else []
     halved = (*plan[:-1:2], plan[-1])
     full, half = (_log_densities(denoiser, x, each, signs, solver) for each in (plan, halved))
@@ -134,7 +141,9 @@ def _traces(out: Tensor, x: Tensor, signs: list[Tensor]) -> Tensor:
         return out.new_zeros(len(x), max(1, len(signs)), dtype=torch.float64)
 
     def back(v: Tensor) -> Tensor:
-        (product,) = torch.autograd.grad(out, x, v.to(out), retain_graph=True)
+        (product,) = torch.autograd.grad(
+            out, x, v.to(out), retain_graph=True, allow_unused=True, materialize_grads=True
+        )
         return (product * v).reshape(len(x), -1).double().sum(1)
 
     if signs:
@@ -187,15 +196,15 @@ class Bound:
 def variational_bound(
     denoiser: Denoiser, x: Tensor, plan: Plan, noise: Noise, width: float = PIXEL
 ) -> Bound:
-    """The bound of Ho et al. 2020, Eq. 5, for DDPM on a plan that falls to 0, one draw per step.
+    """One draw per step of the bound of Ho et al. 2020, Eq. 5, for DDPM on a plan that falls to 0.
 
     x: images (B, ...) of values `width` apart in [-1, 1].   A step from t to s costs
     (1/r_s² − 1/r_t²)/2 · |x0 − x̂_0|² nats, and the pixels N(x̂_0, r²) of the last state, over their
     width.
     """
-    if falling(checked(plan))[-1].noise or len(plan) < 2:
+    if descending(plan)[-1].noise:
         raise ValueError("the bound needs a plan that falls to 0, such as model.plan(1000)")
-    x, top = x.double(), plan[0]
+    x, top = floating(x).double(), plan[0]
     unit = x[0].numel() * math.log(2)
     variance = float(top.noise) ** 2
     prior = (variance + (top.signal * x) ** 2 - 1 - math.log(variance)) / 2

@@ -6,6 +6,7 @@ at what was measured, x̂_0 + A⁺(y − A x̂_0), at every call (Wang et al. 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,7 +44,13 @@ class Mask:
             raise ValueError(f"known holds {self.known.dtype}; give bool, True where it is known")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x where it is known, else 0."""
+        """x where it is known, else 0. Raises ValueError if the mask does not fit."""
+        sizes = zip(reversed(self.known.shape), reversed(x.shape), strict=False)
+        if self.known.ndim >= x.ndim or not all(own in (1, size) for own, size in sizes):
+            raise ValueError(
+                f"known is {tuple(self.known.shape)}, an image {tuple(x.shape[1:])}; give it a "
+                "shape that broadcasts to the image"
+            )
         return torch.where(self.known.to(x.device), x, 0.0)
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ class Downsample:
     factor: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.factor, int) or self.factor < 1:
+        if type(self.factor) is not int or self.factor < 1:
             raise ValueError(f"factor={self.factor!r}; choose a whole number from 1")
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -87,7 +94,8 @@ class Blur:
     cutoff: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.std >= 0 or not 0 < self.cutoff < 1:
+        numbers = isinstance(self.std, int | float) and isinstance(self.cutoff, float)
+        if not (numbers and 0 <= self.std < math.inf and 0 < self.cutoff < 1):
             raise ValueError(
                 f"std={self.std}, cutoff={self.cutoff}; choose a std from 0, a cutoff in (0, 1)"
             )
@@ -121,7 +129,7 @@ def project(denoiser: Denoiser, measurement: Measurement, y: Tensor) -> Denoiser
     def projected(x: Tensor, level: Level) -> Prediction:
         p = denoiser(x, level)
         seen = measurement(p.x0)
-        if y.shape[-2:] != seen.shape[-2:] or len(y) not in (1, len(x)):
+        if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(x)):
             raise ValueError(
                 f"measured {tuple(y.shape)}, but images of {tuple(x.shape)} are measured as "
                 f"{tuple(seen.shape)}; give one measurement per image, or one for all"

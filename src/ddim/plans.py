@@ -63,6 +63,18 @@ def checked(levels: Plan) -> Plan:
     return levels
 
 
+def descending(plan: Plan, steps: int = 1) -> Plan:
+    """The plan, if it falls, in so many steps or more. Raises ValueError otherwise."""
+    if len(checked(plan)) <= steps:
+        raise ValueError(f"the plan has {len(plan)} levels; give at least {steps + 1}")
+    if float(plan[0].ratio) < float(plan[-1].ratio):
+        raise ValueError(
+            f"the plan rises from t={plan[0].t:g} to {plan[-1].t:g}; give the falling one that "
+            "sampling uses, plan[::-1]"
+        )
+    return plan
+
+
 def trailing(schedule: Schedule, steps: int) -> tuple[int, ...]:
     """T − ⌊iT/S⌋: from T in even strides. Lin et al. 2023, Table 2."""
     T = schedule.T

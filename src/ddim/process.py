@@ -110,6 +110,13 @@ def split(out: Tensor, x: Tensor, level: Level, target: str) -> Prediction:
     return Prediction(x, x0, eps)
 
 
+def floating(x: Tensor) -> Tensor:
+    """x, if it may be an image. Raises ValueError for integers."""
+    if not x.is_floating_point():
+        raise ValueError(f"x holds {x.dtype}; give floating-point numbers, images in [-1, 1]")
+    return x
+
+
 def diffuse(x0: Tensor, level: Level, eps: Tensor) -> Tensor:
     """Draw x_t given x0, Eq. (4).
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddim.noise import Noise, undrawn
 from ddim.plans import Plan, checked
-from ddim.process import Denoiser, Level, Prediction
+from ddim.process import Denoiser, Level, Prediction, floating
 from ddim.solvers import DDIM, Solver
 
 
@@ -40,13 +40,11 @@ def trace(
     For previews, progress and early stops. A Prediction sent back replaces the one yielded;
     its x, x0 and eps must belong together.
     """
-    if not x.is_floating_point():
-        raise ValueError(f"x holds {x.dtype}; give floating-point numbers, images in [-1, 1]")
     if isinstance(solver, str | type):
         raise ValueError(
             f"solver={solver!r} is no solver; give an object such as DDIM(), or ddim.build('ddim')"
         )
-    state = x.to(torch.promote_types(x.dtype, torch.float32))
+    state = floating(x).to(torch.promote_types(x.dtype, torch.float32))
     run = solver(state, checked(plan), noise or undrawn)
     answer: Prediction | None = None
     while True:

@@ -36,6 +36,13 @@ def choose(text: str, table: Mapping[str, Callable[..., V]]) -> V:
                 f"write {name}:key=value with {_listed(allowed)}"
             )
         chosen[key] = _value(value)
+    missing = [
+        key
+        for key, option in inspect.signature(table[name]).parameters.items()
+        if option.default is option.empty and key not in chosen
+    ]
+    if missing:
+        raise ValueError(f"{text!r}: {name} needs {missing[0]}; write {name}:{missing[0]}=…")
     try:
         return table[name](**chosen)
     except TypeError as error:

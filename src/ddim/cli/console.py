@@ -123,11 +123,30 @@ def pictures_of(model: Model, source: str, size: int | None, num: int | None) ->
     images = ddim.read(source, size)
     if images.shape != model.shape:
         (c, h, w), (mc, mh, mw) = images.shape, model.shape
+        arrays = source == "digits" or source.endswith(".npz")
+        how = "resize its arrays" if arrays else f"resize them with --size {mh}"
         raise ValueError(
             f"{source} holds images of {w}×{h} and {c} channels, the model is for {mw}×{mh} and "
-            f"{mc}; resize a folder or a picture with --size {mh}, or take another model"
+            f"{mc}; {how}, or take another model"
         )
     return ddim.data.to_float(images.pixels[:num]).to(next(model.net.parameters()).device)
+
+
+def file_output(path: Path, suffix: str) -> None:
+    """Raise ValueError or OSError now if a file of this kind could not be written there."""
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise ValueError(f"{path} is no place for the output; name a {suffix} file")
+    writable(path.parent)
+
+
+def to_clean(plan: Plan) -> Plan:
+    """The plan. Raises ValueError unless it falls to clean images."""
+    if len(plan) < 2 or plan[-1].noise or not plan[0].noise:
+        raise ValueError(
+            f"the plan goes from t={plan[0].t:g} to t={plan[-1].t:g}; images are at t=0, so let "
+            "--times fall to 0"
+        )
+    return plan
 
 
 def image_output(output: Path) -> None:

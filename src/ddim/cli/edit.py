@@ -17,8 +17,9 @@ from ddim.cli.console import (
     pictures_of,
     progress,
     put_images,
+    to_clean,
 )
-from ddim.cli.options import Clip, Device, Folder, ImageOutput, Label, Size, Spacing, Steps
+from ddim.cli.options import BatchSize, Device, Folder, ImageOutput, Label, Size, Spacing, Steps
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,11 @@ def edit(
     seeds: Annotated[str, typer.Option(help="One edit per seed, such as 0-6.")] = "0-6",
     size: Size = None,
     label: Label = None,
-    clip: Clip = 1.0,
+    clip: Annotated[
+        float,
+        typer.Option(help="Keep the predicted image within [-CLIP, CLIP]; usually 1, 0 for not."),
+    ] = 1.0,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
 ) -> None:
     """Edit an image with a model: paint what --mask shows white anew, undo what --measure did, or
@@ -74,15 +79,15 @@ def edit(
         raise ValueError(f"--strength {strength:g}; choose a number above 0, up to 1")
     opened = ddim.load(model, find_device(device))
     place = next(opened.net.parameters()).device
-    plan = laid(opened.schedule, steps, spacing, None)
+    plan = to_clean(laid(opened.schedule, steps, spacing, None))
     if strength is not None:
-        first = [k for k, level in enumerate(plan) if level.t <= strength * opened.schedule.T]
-        if len(plan) - first[0] < 2:
+        below = [k for k, level in enumerate(plan) if level.t <= strength * opened.schedule.T]
+        if len(plan) - below[0] < 2:
             raise ValueError(
                 f"--strength {strength:g} leaves no step of this plan; choose more, or more --steps"
             )
-        plan = plan[first[0] :]
-    denoiser, shown, known = opened.denoiser(label, clip), [], None
+        plan = plan[below[0] :]
+    denoiser, shown, known = opened.denoiser(label, clip or None), [], None
     if measure is None:
         known = _one(pictures_of(opened, image, size, None), index)
         shown.append(known)
@@ -90,19 +95,20 @@ def edit(
         measurement, y = _measured(opened, (image, mask, measure), (size, index), known)
         shown.append(measurement.inverse(y))
         denoiser = ddim.project(denoiser, measurement, y)
-    noise = ddim.Seeded(chosen)
-    x = noise.start(opened.shape, place)
-    if strength is not None:
-        base = shown[0].expand(len(chosen), *opened.shape)
-        x = ddim.diffuse(base, plan[0], x)
     usual = "resample:repeats=5" if mask is not None else "ddpm"
-    method = ddim.build(solver or usual)
+    method, images = ddim.build(solver or usual), []
+    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
+    calls = ddim.calls(method, plan, len(batches[0]))
     with progress() as bar, torch.no_grad():
-        task = bar.add_task("editing", total=ddim.calls(method, plan, len(chosen)))
-        images = ddim.sample(counted(denoiser, bar, task), x, plan, method, noise)
-    if output.suffix.lower() == ".png":
-        images = torch.cat([*shown, images])
-    put_images(images.cpu(), chosen, output)
+        task = bar.add_task("editing", total=calls * len(batches))
+        for batch in batches:
+            noise = ddim.Seeded(batch)
+            x = noise.start(opened.shape, place)
+            if strength is not None:
+                x = ddim.diffuse(shown[0].expand(x.shape), plan[0], x)
+            images.append(ddim.sample(counted(denoiser, bar, task), x, plan, method, noise))
+    first = shown if output.suffix.lower() == ".png" else []
+    put_images(torch.cat([*first, *images]).cpu(), chosen, output)
     print(f"{output}: {len(chosen)} edits by {ddim.describe(method)}", file=sys.stderr)
 
 

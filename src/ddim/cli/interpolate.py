@@ -12,11 +12,12 @@ import typer
 from ddim.cli.console import (
     counted,
     device as find_device,
+    file_output,
     integers,
     laid,
     pictures_of,
     progress,
-    writable,
+    to_clean,
 )
 from ddim.cli.invert import method_of
 from ddim.cli.options import Device, Folder, Label, OfNoNoise, Size, Spacing, Steps, Times
@@ -63,15 +64,15 @@ def interpolate(
     import ddim
     from ddim.pictures import save_grid
 
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output} is no place for a picture; name a .png")
+    file_output(output, ".png")
     if (seeds is None) == (not images):
         raise ValueError("give either two images or more, or --seeds such as 3,7")
-    writable(output.parent)
+    if seeds is not None and size is not None:
+        raise ValueError("--size is for images; leave it out beside --seeds")
     if exact is None and images and solver is None:
         exact = "lattice"
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)
-    plan = laid(opened.schedule, steps, spacing, times)
+    plan = to_clean(laid(opened.schedule, steps, spacing, times))
     with progress() as bar, torch.no_grad():
         denoiser = counted(opened.denoiser(label), bar, bar.add_task("decoding", total=None))
         latent, count = _latent(opened, denoiser, (images, size, seeds), (plan, method, exact))

@@ -12,10 +12,11 @@ import typer
 from ddim.cli.console import (
     counted,
     device as find_device,
+    file_output,
     laid,
     pictures_of,
     progress,
-    writable,
+    to_clean,
 )
 from ddim.cli.options import (
     BatchSize,
@@ -64,11 +65,9 @@ def encode(
     import ddim
     from ddim.latents import Encoding, fingerprint, save_latents
 
-    if output.suffix != ".safetensors":
-        raise ValueError(f"{output} is no place for latents; name a .safetensors file")
-    writable(output.parent)
+    file_output(output, ".safetensors")
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)
-    plan = laid(opened.schedule, steps, spacing, times)
+    plan = to_clean(laid(opened.schedule, steps, spacing, times))
     x = pictures_of(opened, images, size, num)
     found: list[torch.Tensor | Pair] = []
     batches = torch.split(x, batch_size)
@@ -112,22 +111,19 @@ def reconstruct(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Encode images, decode them, and print the error of each and of all, scaled to [0, 1].
+    """Encode images, decode them, and print how far what comes back is: the mean square error of
+    each and of all, of pixels in [0, 1].
 
     With --exact fixed_point also the residual of its worst step.
     """
     import torch
 
     import ddim
-    from ddim.inversion import refuse_ends
     from ddim.pictures import save_grid
 
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"{output} is no place for a picture; name a .png")
-    writable(output.parent)
+    file_output(output, ".png")
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)
-    plan = laid(opened.schedule, steps, spacing, times)
-    refuse_ends(plan)
+    plan = to_clean(laid(opened.schedule, steps, spacing, times))
     x = pictures_of(opened, images, size, num)
     batches, back, residuals = torch.split(x, batch_size), [], []
     with progress() as bar, torch.no_grad():

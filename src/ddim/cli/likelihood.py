@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _EXACT_UP_TO = 64
+_UNSURE = 0.1
 
 
 def likelihood(
@@ -76,6 +77,11 @@ def likelihood(
         "variational_bound": float(bounds.mean()),
         "variational_bound_standard_error": _standard_error(bounds),
     }
+    if not halving.mean() < _UNSURE:
+        raise FloatingPointError(
+            f"half of --steps {steps} changes the bits by {halving.mean():.2g}, so that they mean "
+            "nothing; take more steps"
+        )
     if as_json:
         print(json.dumps(facts))
         return
@@ -84,5 +90,5 @@ def likelihood(
         print(f"{name.replace('_', ' '):>33}  {text}")
 
 
-def _standard_error(values: torch.Tensor) -> float:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+def _standard_error(values: torch.Tensor) -> float | None:
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None

@@ -17,6 +17,7 @@ from ddim.cli.console import (
     laid,
     progress,
     put_images,
+    to_clean,
 )
 from ddim.cli.options import Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
 
@@ -55,8 +56,9 @@ def sample(
     ] = None,
     clip: Clip = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images per network call; does not change them.")
-    ] = 64,
+        int | None,
+        typer.Option(min=1, help="Images per network call, usually 64; does not change them."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone."""
@@ -67,20 +69,20 @@ def sample(
     image_output(output)
     opened = ddim.load(model, find_device(device))
     if latents is not None:
-        given = (steps, solver, spacing, times, seeds, label, clip, negative)
+        given = (steps, solver, spacing, times, seeds, label, clip, negative, batch_size)
         if guidance != 1 or any(value is not None for value in given):
             raise ValueError(
-                "--from decodes with the steps, solver and label that the latents were encoded "
-                "with; leave --steps, --times, --spacing, --solver, --seeds, --label, --guidance, "
-                "--negative and --clip out"
+                "--from decodes the way that the latents were encoded; leave --steps, --times, "
+                "--spacing, --solver, --seeds, --label, --guidance, --negative, --clip and "
+                "--batch-size out"
             )
         _decode(opened, latents, output)
         return
     chosen, method = integers(seeds or "0-15"), ddim.build(solver or "ddim")
-    plan = laid(opened.schedule, steps, spacing, times)
-    if plan[-1].noise or len(plan) < 2:
-        raise ValueError(f"--times {times} does not fall to 0, so it ends in noise; end it with 0")
-    denoiser = opened.denoiser(label, clip, guidance, negative)
+    plan = to_clean(laid(opened.schedule, steps, spacing, times))
+    if negative is not None and guidance == 1:
+        raise ValueError("--negative needs --guidance above 1, such as --guidance 2")
+    denoiser, batch_size = opened.denoiser(label, clip, guidance, negative), batch_size or 64
     batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
     calls = ddim.calls(method, plan, len(batches[0]))
     images, begin = [], time.perf_counter()
@@ -102,23 +104,21 @@ def _decode(model: Model, latents: Path, output: Path) -> None:
 
     latent, encoding = load_latents(latents)
     encoding.refuse(model, latents)
-    plan, solver = model.plan(encoding.times), ddim.build(encoding.solver)
+    plan, solver = to_clean(model.plan(encoding.times)), ddim.build(encoding.solver)
     denoiser, place = model.denoiser(encoding.label), next(model.net.parameters()).device
-    pair = isinstance(latent, ddim.Pair)
-    tensors = (latent.x, latent.previous) if isinstance(latent, ddim.Pair) else (latent,)
-    batches = list(
-        zip(*(torch.split(t.to(place), encoding.batch_size) for t in tensors), strict=True)
-    )
-    calls = len(plan) - 2 if pair else ddim.calls(solver, plan)
+    size = encoding.batch_size
+    batches = [latent[i : i + size] for i in range(0, len(latent), size)]
+    calls = len(plan) - 2 if isinstance(latent, ddim.Pair) else ddim.calls(solver, plan)
     images: list[torch.Tensor] = []
     begin = time.perf_counter()
     with progress() as bar, torch.no_grad():
         task = bar.add_task("decoding", total=calls * len(batches))
-        for parts in batches:
-            batch = ddim.Pair(*parts) if pair else parts[0]
-            images.append(ddim.decode(counted(denoiser, bar, task), batch, plan, solver).cpu())
-    put_images(torch.cat(images), range(len(tensors[0])), output)
-    _report(output, len(tensors[0]), calls, begin)
+        for batch in batches:
+            images.append(
+                ddim.decode(counted(denoiser, bar, task), batch.to(place), plan, solver).cpu()
+            )
+    put_images(torch.cat(images), range(len(latent)), output)
+    _report(output, len(latent), calls, begin)
 
 
 def _report(output: Path, count: int, calls: int, begin: float) -> None:

@@ -62,7 +62,7 @@ def falling(plan: Plan) -> Plan:
     if any(float(s.ratio) > float(t.ratio) for t, s in pairwise(plan)):
         raise ValueError(
             "a solver that draws noise on a rising plan; noise is added on the way down only, "
-            "so encode with DDIM() or another that draws none"
+            "so encode with ddim or another solver that draws none"
         )
     return plan
 

@@ -28,7 +28,7 @@ class Resample:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}; choose 0 (DDIM) to 1 (DDPM)")
-        if not isinstance(self.repeats, int) or self.repeats < 1:
+        if type(self.repeats) is not int or self.repeats < 1:
             raise ValueError(f"repeats={self.repeats!r}; choose a whole number from 1")
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
@@ -37,7 +37,7 @@ class Resample:
         if self.eta or self.repeats > 1:
             falling(plan)
         for t, s in pairwise(plan):
-            kept = s.noise * kept_share(fall(t, s), self.eta)
+            kept = s.noise * (kept_share(fall(t, s), self.eta) if self.eta else 1)
             for repeat in range(self.repeats):
                 if repeat:  # back up
                     risen = t.signal / s.signal * x
