@@ -13,6 +13,7 @@ from PIL import Image
 import ddim
 from ddim.cli import main
 from ddim.latents import fingerprint, load_latents, save_latents
+from ddim.nets import UNet
 from tiny import tiny_model
 
 
@@ -50,7 +51,7 @@ def arrays(path):
 
 
 @pytest.mark.parametrize("exact", ["lattice", "belm"])
-def test_exact_latents_decode_to_the_very_images(run, exact, tmp_path):
+def test_exact_latents_decode_to_the_very_images(run, exact, tmp_path, monkeypatch):
     code, _, err = run(
         f"encode {{0}}/model digits --num 5 --exact {exact} --steps 7 --batch-size 2"
         " -o l.safetensors"
@@ -61,7 +62,15 @@ def test_exact_latents_decode_to_the_very_images(run, exact, tmp_path):
     assert latent.x.shape == (5, 1, 8, 8)
     assert latent.lattice == (exact == "lattice")
     assert encoding.batch_size == 2
+    forward, sizes = UNet.forward, []
+
+    def recorded(net, x, *rest):
+        sizes.append(len(x))
+        return forward(net, x, *rest)
+
+    monkeypatch.setattr(UNet, "forward", recorded)
     code, _, err = run("sample {0}/model --from l.safetensors -o back.npz")
+    assert set(sizes) == {2, 1}  # the batches that were encoded
     assert (code, "5 images, 6 network calls each" in err) == (0, True)
     assert (arrays("back.npz") == ddim.digits().pixels[:5, 0].numpy()).all()
 
