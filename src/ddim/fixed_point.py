@@ -107,7 +107,8 @@ class _Search:
         self.residual = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         self._step = torch.full_like(flat[:, :1], step)
         self._hopeless = self.residual.isnan()
-        self._last = self._best = (flat, torch.zeros_like(flat))
+        self._best = (flat, torch.zeros_like(flat))
+        self._last: tuple[Tensor, Tensor] | None = None
         self._moves = self._turns = flat[..., :0]
         self._memory = memory
 
@@ -126,10 +127,12 @@ class _Search:
         if ((self.residual <= tolerance) | self._hopeless).all():
             return True
         fresh = lost[:, None, None]
-        columns = (self._moves, x - self._last[0]), (self._turns, r - self._last[1])
-        self._moves, self._turns = (
-            torch.where(fresh, 0.0, torch.cat(pair, 2)[..., -self._memory :]) for pair in columns
-        )
+        if self._last is not None:
+            columns = (self._moves, x - self._last[0]), (self._turns, r - self._last[1])
+            self._moves, self._turns = (
+                torch.where(fresh, 0.0, torch.cat(pair, 2)[..., -self._memory :])
+                for pair in columns
+            )
         self._step = torch.where(fresh, self._step / 2, self._step)
         x, r = torch.where(fresh, self._best[0], x), torch.where(fresh, self._best[1], r)
         self._last = x, r
