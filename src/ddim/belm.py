@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ddim.plans import Plan
 from ddim.process import Denoiser, Level
+from ddim.sampling import step
 
 UNIT = 2.0**-24
 """Of the lattice. Float32 images made of 8-bit pixels lie on it."""
@@ -92,48 +93,56 @@ def _apart(t: Level, s: Level) -> float:
     return float(t.noise * s.signal - s.noise * t.signal)
 
 
-def ascend(denoiser: Denoiser, x: Tensor, plan: Plan, *, lattice: bool = False) -> Pair:
+def moved(denoiser: Denoiser, x: Tensor, levels: Triple) -> tuple[float, Tensor]:
+    """A, and B x + C eps(x), of O-BELM at the middle level."""
+    a, b, c = coefficients(*levels)
+    p = denoiser(x, levels[1])
+    return a, b * p.x + c * p.eps
+
+
+def ascend(denoiser: Denoiser, x: Tensor, plan: Plan) -> Pair:
     """Images x (B, ...) at plan[-1] to the pair at the top of a falling plan, one call a step.
 
-    The first step is DDIM's. On the lattice the denoiser is asked in float32. Raises
-    FloatingPointError if a state leaves the lattice.
+    The first step is DDIM's.
     """
-    if lattice:
-        x = _whole(x.double() / UNIT) * UNIT
-        p = denoiser(x.float(), plan[-1])
-    else:
-        p = denoiser(x, plan[-1])
-    first = plan[-2]
-    below, t = x, first.signal * p.x0 + first.noise * p.eps
-    if lattice:
-        below, t = _whole(below / UNIT), _whole(t.double() / UNIT)
+    below, t = x, step(denoiser, x, plan[-1], plan[-2])
     for levels in reversed(triples(plan)):
-        if lattice:
-            below, t = t, below - _move(denoiser, t, levels)
-        else:
-            a, b, c = coefficients(*levels)
-            p = denoiser(t, levels[1])
-            below, t = t, (below - b * p.x - c * p.eps) / a
+        a, move = moved(denoiser, t, levels)
+        below, t = t, (below - move) / a
     return Pair(t, below)
 
 
 def descend(denoiser: Denoiser, pair: Pair, plan: Plan) -> Tensor:
-    """The pair at the top of a falling plan to images at its end: `ascend`, undone.
-
-    From the lattice float32. Then the bits return only from the same network, device and batch.
-    """
+    """The pair at the top of a falling plan to images at its end: `ascend`, undone."""
     above, t = pair.x, pair.previous
     for levels in triples(plan):
-        if pair.lattice:
-            above, t = t, above + _move(denoiser, t, levels)
-        else:
-            a, b, c = coefficients(*levels)
-            p = denoiser(t, levels[1])
-            above, t = t, a * above + b * p.x + c * p.eps
-    return (t.double() * UNIT).float() if pair.lattice else t
+        a, move = moved(denoiser, t, levels)
+        above, t = t, a * above + move
+    return t
 
 
-def _move(denoiser: Denoiser, t: Tensor, levels: Triple) -> Tensor:
+def ascend_lattice(denoiser: Denoiser, x: Tensor, plan: Plan) -> Pair:
+    """As `ascend`, by the leapfrog in integers; the denoiser is asked in float32.
+
+    Raises FloatingPointError if a state leaves the lattice.
+    """
+    below = _whole(x.double() / UNIT)
+    first = step(denoiser, (below.double() * UNIT).float(), plan[-1], plan[-2])
+    t = _whole(first.double() / UNIT)
+    for levels in reversed(triples(plan)):
+        below, t = t, below - _moved_whole(denoiser, t, levels)
+    return Pair(t, below)
+
+
+def descend_lattice(denoiser: Denoiser, pair: Pair, plan: Plan) -> Tensor:
+    """`ascend_lattice`, undone, float32; to the bit by the same network, device and batch."""
+    above, t = pair.x, pair.previous
+    for levels in triples(plan):
+        above, t = t, above + _moved_whole(denoiser, t, levels)
+    return (t.double() * UNIT).float()
+
+
+def _moved_whole(denoiser: Denoiser, t: Tensor, levels: Triple) -> Tensor:
     """X_below − X_above, a function of the state between them alone."""
     _, b, c = leapfrog(*levels)
     x = t.double() * UNIT

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddim.plans import Plan, descending
 from ddim.process import Denoiser, Level, floating
-from ddim.sampling import sample
+from ddim.sampling import sample, step
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,11 @@ def invert(
     residuals, calls = [], 0
     rising = descending(plan)[::-1]
     for s, t in pairwise(rising):
-        p = denoiser(state, s)
-        search = _Search(state, t.signal * p.x0 + t.noise * p.eps, _usual(t, s), memory)
+        search = _Search(state, step(denoiser, state, s, t), _usual(t, s), memory)
         calls += 1
         for _ in range(iterations):
-            p = denoiser(search.x, t)
             calls += 1
-            if search.told(s.signal * p.x0 + s.noise * p.eps, tolerance):
+            if search.told(step(denoiser, search.x, t, s), tolerance):
                 break
         state = search.best
         residuals.append(search.residual)

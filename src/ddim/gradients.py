@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ddim.belm import Triple, coefficients, triples
+from ddim.belm import moved, triples
 from ddim.plans import Plan, descending
 from ddim.process import Denoiser, Level, Prediction, floating
+from ddim.sampling import step
 
 
 def recompute(denoiser: Denoiser) -> Denoiser:
@@ -51,19 +52,14 @@ def sample_reversibly(
     return end.to(x.dtype)
 
 
-def _move(denoiser: Denoiser, x: Tensor, levels: Triple) -> Tensor:
-    _, b, c = coefficients(*levels)
-    p = denoiser(x, levels[1])
-    return b * p.x + c * p.eps
-
-
 class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, denoiser: Denoiser, plan: Plan, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.denoiser, ctx.plan = denoiser, plan
-        above, t = x, _first(ctx, x)
+        above, t = x, step(denoiser, x, plan[0], plan[1])
         for levels in triples(plan):
-            above, t = t, coefficients(*levels)[0] * above + _move(denoiser, t, levels)
+            a, move = moved(denoiser, t, levels)
+            above, t = t, a * above + move
         ctx.save_for_backward(x, above, t, *weights)
         return t.clone()
 
@@ -75,30 +71,24 @@ class _Reversible(torch.autograd.Function):
         wanted = [w for w, needs in zip(weights, ctx.needs_input_grad[3:], strict=True) if needs]
         sums: list[Tensor] = [torch.zeros_like(w) for w in wanted]
 
-        def pulled(x: Tensor, slope: Tensor, levels: Triple | None) -> tuple[Tensor, Tensor]:
-            """What the network moved x by, and the slope there; adds to the sums."""
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                moved = _move(ctx.denoiser, leaf, levels) if levels else _first(ctx, leaf)
-            found = torch.autograd.grad(moved, [leaf, *wanted], slope, allow_unused=True)
+        def pulled(move: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+            """The slope at x; adds to the sums."""
+            found = torch.autograd.grad(move, [x, *wanted], slope, allow_unused=True)
             for i, part in enumerate(found[1:]):
                 sums[i] += 0 if part is None else part
-            return moved.detach(), torch.zeros_like(x) if found[0] is None else found[0]
+            return torch.zeros_like(x) if found[0] is None else found[0]
 
         later = torch.zeros_like(slope)  # the slope at t so far
         for levels in reversed(triples(ctx.plan)):
-            a = coefficients(*levels)[0]
-            moved, through = pulled(t, slope, levels)
-            below, t = t, (below - moved) / a
-            slope, later = later + through, a * slope
-        later = later + pulled(start, slope, None)[1]
+            with torch.enable_grad():
+                leaf = t.detach().requires_grad_()
+                a, move = moved(ctx.denoiser, leaf, levels)
+            below, t = t, (below - move.detach()) / a
+            slope, later = later + pulled(move, leaf, slope), a * slope
+        with torch.enable_grad():
+            leaf = start.detach().requires_grad_()
+            move = step(ctx.denoiser, leaf, ctx.plan[0], ctx.plan[1])
+        later = later + pulled(move, leaf, slope)
         remaining = iter(sums)
         given = [next(remaining) if needs else None for needs in ctx.needs_input_grad[3:]]
         return None, None, later, *given
-
-
-def _first(ctx: Any, x: Tensor) -> Tensor:
-    """DDIM's step."""
-    p, s = ctx.denoiser(x, ctx.plan[0]), ctx.plan[1]
-    first: Tensor = s.signal * p.x0 + s.noise * p.eps
-    return first

@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ddim.belm import Pair, ascend, descend
+from ddim.belm import Pair, ascend, ascend_lattice, descend, descend_lattice
 from ddim.fixed_point import invert
 from ddim.plans import Plan, descending
 from ddim.process import Denoiser, floating
@@ -81,7 +81,7 @@ def encode(
     if exact == "fixed_point":
         return invert(denoiser, x, plan).certified()
     state = floating(x).to(torch.promote_types(x.dtype, torch.float32))
-    return ascend(denoiser, state, plan, lattice=exact == "lattice")
+    return (ascend if exact == "belm" else ascend_lattice)(denoiser, state, plan)
 
 
 def decode(
@@ -96,7 +96,8 @@ def decode(
         return sample(denoiser, latent, plan, solver)
     if solver != DDIM():
         raise ValueError("a Pair is decoded by the method that made it; leave the solver out")
-    return descend(denoiser, latent, descending(plan, 2))
+    back = descend_lattice if latent.lattice else descend
+    return back(denoiser, latent, descending(plan, 2))
 
 
 def reconstruct(

@@ -57,6 +57,12 @@ def trace(
         answer = (yield level, prediction) or prediction
 
 
+def step(denoiser: Denoiser, x: Tensor, t: Level, s: Level) -> Tensor:
+    """One step of DDIM from t to s, down or up, Eq. (13)."""
+    p = denoiser(x, t)
+    return s.signal * p.x0 + s.noise * p.eps
+
+
 def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
     """How often a solver calls the network on a plan.
 
