@@ -48,7 +48,7 @@ def sample_reversibly(
     """
     descending(plan, 2)
     once = {id(weight): weight for weight in weights}.values()
-    end: Tensor = _Reversible.apply(denoiser, plan, floating(x).double(), *once)  # type: ignore[no-untyped-call]
+    end: Tensor = _Reversible.apply(denoiser, plan, floating(x).double(), *once)
     return end.to(x.dtype)
 
 

@@ -105,7 +105,8 @@ def load_latents(path: str | Path) -> tuple[Tensor | Pair, Encoding]:
     try:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{path} cannot be read as safetensors ({error}); ddim encode writes such a file"

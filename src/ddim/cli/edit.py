@@ -41,7 +41,7 @@ def edit(
     ] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="From which share of the noise to start, 0 to 1; 1 with a mask."),
+        typer.Option(help="From which share of the noise to start, above 0 to 1; usually 1."),
     ] = None,
     index: Annotated[int, typer.Option(min=0, help="Which image, where IMAGE holds many.")] = 0,
     steps: Steps = None,
