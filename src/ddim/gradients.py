@@ -48,7 +48,8 @@ def sample_reversibly(
     """
     descending(plan, 2)
     once = {id(weight): weight for weight in weights}.values()
-    end: Tensor = _Reversible.apply(denoiser, plan, floating(x).double(), *once)
+    run: Any = _Reversible.apply  # which torch leaves untyped
+    end: Tensor = run(denoiser, plan, floating(x).double(), *once)
     return end.to(x.dtype)
 
 
