@@ -63,9 +63,8 @@ def encode(
     2^-25. "fixed_point" solves each step of DDIM to 1e-5; `invert` says how near the whole run
     comes. States and their images are float32 or wider.
     Raises ValueError for a rising plan, or one of a single step beside "belm" and "lattice", a
-    solver that draws, a solver beside `exact`, and clean
-    images with values beyond 16, which cannot be from [-1, 1]; FloatingPointError where
-    "fixed_point" does not converge.
+    solver that draws, a solver beside `exact`, and clean images with values beyond 16, which cannot
+    be from [-1, 1]; FloatingPointError where "fixed_point" does not converge.
     """
     descending(plan, 2 if exact in ("belm", "lattice") else 0)
     if not plan[-1].noise and x.numel() and not x.abs().max() <= _BEYOND:  # a nan too
@@ -111,17 +110,12 @@ def reconstruct(
 
     Raises ValueError if the plan does not end at clean data, and as `encode` does.
     """
-    refuse_ends(plan)
-    return decode(denoiser, encode(denoiser, x, plan, solver, exact), plan, solver)
-
-
-def refuse_ends(plan: Plan) -> None:
-    """Raise ValueError if the plan does not end at clean data."""
     if plan[-1].noise:
         raise ValueError(
             f"the plan ends at t={plan[-1].t:g}, where images are noisy, and these are clean; "
             "let it end at 0"
         )
+    return decode(denoiser, encode(denoiser, x, plan, solver, exact), plan, solver)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:

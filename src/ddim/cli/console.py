@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
     from ddim.schedules import Schedule
+    from ddim.solvers import Solver
 
 
 def progress() -> Progress:
@@ -48,6 +49,36 @@ def counted(denoiser: Denoiser, bar: Progress, task: TaskID) -> Denoiser:
         return answer
 
     return count
+
+
+def from_seeds(
+    model: Model,
+    denoiser: Denoiser,
+    plan: Plan,
+    solver: Solver,
+    seeds: list[int],
+    batch_size: int,
+    image: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One image per seed, on the CPU, in batches and under a bar: from noise alone, or from an
+    image (1, ...) with the noise of the plan's first level.
+    """
+    import torch
+
+    import ddim
+
+    batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
+    total = ddim.calls(solver, plan, len(batches[0])) * len(batches)
+    images = []
+    with progress() as bar, torch.no_grad():
+        watched = counted(denoiser, bar, bar.add_task("sampling", total=total))
+        for batch in batches:
+            noise = ddim.Seeded(batch)
+            x = noise.start(model.shape, next(model.net.parameters()).device)
+            if image is not None:
+                x = ddim.diffuse(image.expand(x.shape), plan[0], x)
+            images.append(ddim.sample(watched, x, plan, solver, noise).cpu())
+    return torch.cat(images)
 
 
 def device(name: str) -> str:

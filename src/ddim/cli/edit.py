@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddim.cli.console import (
-    counted,
     device as find_device,
+    from_seeds,
     image_output,
     integers,
     laid,
     pictures_of,
-    progress,
     put_images,
     to_clean,
 )
@@ -78,7 +77,6 @@ def edit(
     if strength is not None and not 0 < strength <= 1:
         raise ValueError(f"--strength {strength:g}; choose a number above 0, up to 1")
     opened = ddim.load(model, find_device(device))
-    place = next(opened.net.parameters()).device
     plan = to_clean(laid(opened.schedule, steps, spacing, None))
     if strength is not None:
         below = [k for k, level in enumerate(plan) if level.t <= strength * opened.schedule.T]
@@ -96,19 +94,12 @@ def edit(
         shown.append(measurement.inverse(y))
         denoiser = ddim.project(denoiser, measurement, y)
     usual = "resample:repeats=5" if mask is not None else "ddpm"
-    method, images = ddim.build(solver or usual), []
-    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    calls = ddim.calls(method, plan, len(batches[0]))
-    with progress() as bar, torch.no_grad():
-        task = bar.add_task("editing", total=calls * len(batches))
-        for batch in batches:
-            noise = ddim.Seeded(batch)
-            x = noise.start(opened.shape, place)
-            if strength is not None:
-                x = ddim.diffuse(shown[0].expand(x.shape), plan[0], x)
-            images.append(ddim.sample(counted(denoiser, bar, task), x, plan, method, noise))
-    first = shown if output.suffix.lower() == ".png" else []
-    put_images(torch.cat([*first, *images]).cpu(), chosen, output)
+    method = ddim.build(solver or usual)
+    base = None if strength is None else shown[0]
+    images = from_seeds(opened, denoiser, plan, method, chosen, batch_size, base)
+    if output.suffix.lower() == ".png":
+        images = torch.cat([*(each.cpu() for each in shown), images])
+    put_images(images, chosen, output)
     print(f"{output}: {len(chosen)} edits by {ddim.describe(method)}", file=sys.stderr)
 
 

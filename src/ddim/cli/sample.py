@@ -12,6 +12,7 @@ import typer
 from ddim.cli.console import (
     counted,
     device as find_device,
+    from_seeds,
     image_output,
     integers,
     laid,
@@ -62,8 +63,6 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone."""
-    import torch
-
     import ddim
 
     image_output(output)
@@ -82,18 +81,11 @@ def sample(
     plan = to_clean(laid(opened.schedule, steps, spacing, times))
     if negative is not None and guidance == 1:
         raise ValueError("--negative needs --guidance above 1, such as --guidance 2")
-    denoiser, batch_size = opened.denoiser(label, clip, guidance, negative), batch_size or 64
-    batches = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    calls = ddim.calls(method, plan, len(batches[0]))
-    images, begin = [], time.perf_counter()
-    with progress() as bar, torch.no_grad():
-        task = bar.add_task("sampling", total=calls * len(batches))
-        for batch in batches:
-            noise = ddim.Seeded(batch)
-            x = noise.start(opened.shape, next(opened.net.parameters()).device)
-            images.append(ddim.sample(counted(denoiser, bar, task), x, plan, method, noise).cpu())
-    put_images(torch.cat(images), chosen, output)
-    _report(output, len(chosen), calls, begin)
+    denoiser, begin = opened.denoiser(label, clip, guidance, negative), time.perf_counter()
+    size = batch_size or 64
+    images = from_seeds(opened, denoiser, plan, method, chosen, size)
+    put_images(images, chosen, output)
+    _report(output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
 
 
 def _decode(model: Model, latents: Path, output: Path) -> None:
