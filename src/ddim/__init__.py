@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ddim.noise import Noise as Noise, Seeded as Seeded
     from ddim.pictures import save_grid as save_grid
     from ddim.plans import Plan as Plan, plan as plan
+    from ddim.presets import preset as preset
     from ddim.process import (
         Denoiser as Denoiser,
         Level as Level,
@@ -82,6 +83,7 @@ _HOME = {
     "noise": ("Noise", "Seeded"),
     "pictures": ("save_grid",),
     "plans": ("Plan", "plan"),
+    "presets": ("preset",),
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
     "sampling": ("calls", "sample", "trace"),
     "schedules": ("Schedule",),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from ddim import schedules
+from ddim.kinds import built, listed, short
 from ddim.model import Sampling
 from ddim.schedules import Schedule
+
+V = TypeVar("V")
 
 LAYOUT_VERSION = "0.42.1"  # of diffusers, whose folder layout this is
 MODEL_INDEX = {
@@ -20,12 +25,22 @@ MODEL_INDEX = {
 }
 PREDICTION_TYPES = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 SPACINGS = {"trailing": "trailing", "leading": "leading", "uniform": "linspace"}
+
+
+def _sigmoid(T: int, start: float, end: float) -> Schedule:
+    """β rises as a sigmoid over [−6, 6]; not our `sigmoid`, where α falls as one."""
+    linear = schedules.linear(T, start, end)  # refuses what T and the ends may not be
+    rise = torch.linspace(-6, 6, linear.T, dtype=torch.float64).sigmoid()
+    return schedules.from_betas(rise * (end - start) + start)
+
+
 BETA_SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "squaredcos_cap_v2": lambda T, start, end: schedules.cosine(T),
+    "sigmoid": _sigmoid,
 }
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
@@ -43,6 +58,21 @@ DEFAULTS = {
     "rescale_betas_zero_snr": False,
 }
 """Every field of diffusers' DDIMScheduler and its default."""
+_SIGMAS = {"timestep_spacing": "linspace", "clip_sample": False}
+_LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
+_SAME_DEFAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("DDIM DDIMParallel DDPM DDPMParallel Solver", {}),
+    ("PNDM", {"set_alpha_to_one": False, "clip_sample": False}),
+    ("DEISMultistep DPMSolverMultistep DPMSolverSinglestep UniPCMultistep", _SIGMAS),
+    ("EulerDiscrete EulerAncestralDiscrete LMSDiscrete SASolver", _SIGMAS),
+    ("HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete", {**_SIGMAS, **_LATENT}),
+    ("LCM TCD", {**_LATENT, "beta_schedule": "scaled_linear", "clip_sample": False}),
+)
+SCHEDULERS = {
+    f"{name}Scheduler": defaults for names, defaults in _SAME_DEFAULTS for name in names.split()
+}
+"""The schedulers of diffusers that run the process of this library, and where the defaults of each
+differ from DEFAULTS."""
 
 
 def expressible(schedule: Schedule, target: str, sampling: Sampling) -> bool:
@@ -63,6 +93,7 @@ def scheduler_config(schedule: Schedule, target: str, sampling: Sampling) -> dic
         "clip_sample": sampling.clip is not None,
         "clip_sample_range": 1.0 if sampling.clip is None else sampling.clip,
         "set_alpha_to_one": sampling.final == 0,
+        "steps_offset": sampling.offset,
         "prediction_type": PREDICTION_TYPES[target],
         "timestep_spacing": SPACINGS[sampling.spacing],
     }
@@ -81,28 +112,86 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
 
 
 def from_scheduler_config(config: Mapping[str, Any]) -> tuple[Schedule, str, Sampling]:
-    """What a scheduler configuration of diffusers says; absent fields have its defaults.
+    """What a scheduler configuration of diffusers says; absent fields have its class's defaults.
 
-    Raises ValueError for a value that is not known here.
+    Raises ValueError for a class or a value that is not known here, and for a wrong kind of value.
     """
-    entries = {**DEFAULTS, **config}
+    name = config.get("_class_name", "DDIMScheduler")
+    if not isinstance(name, str) or name not in SCHEDULERS or config.get("use_flow_sigmas"):
+        why = "with use_flow_sigmas" if config.get("use_flow_sigmas") else "is not"
+        raise ValueError(
+            f"the scheduler {short(name)} {why} on a table of betas; known are {listed(SCHEDULERS)}"
+        )
+    given = {key: config[key] for key in DEFAULTS.keys() & config.keys()}
+    fields = built(SchedulerFields, {**DEFAULTS, **SCHEDULERS[name], **given})
+    if fields.trained_betas is not None:
+        schedule = schedules.from_betas(fields.trained_betas)
+    else:
+        shape = (fields.num_train_timesteps, fields.beta_start, fields.beta_end)
+        schedule = _known("beta_schedule", fields.beta_schedule, BETA_SCHEDULES)(*shape)
+    if fields.rescale_betas_zero_snr:
+        schedule = schedules.zero_terminal(schedule)
     targets = {name: target for target, name in PREDICTION_TYPES.items()}
     spacings = {name: spacing for spacing, name in SPACINGS.items()}
-    for key, known in (
-        ("prediction_type", targets),
-        ("timestep_spacing", spacings),
-        ("beta_schedule", BETA_SCHEDULES),
-    ):
-        if entries[key] not in known:
-            raise ValueError(f"{key}={entries[key]!r} is unknown; known are {', '.join(known)}")
-    if entries["trained_betas"] is not None:
-        schedule = schedules.from_betas(entries["trained_betas"])
+    spacing = _known("timestep_spacing", fields.timestep_spacing, spacings)
+    clip = fields.clip_sample_range if fields.clip_sample else None
+    zero = fields.set_alpha_to_one and config.get("final_sigmas_type", "zero") == "zero"
+    sampling = Sampling(spacing, clip, 0 if zero else 1, fields.steps_offset)
+    return schedule, _known("prediction_type", fields.prediction_type, targets), sampling
+
+
+@dataclass(frozen=True)
+class SchedulerFields:
+    """What a scheduler configuration may hold, and of what kind."""
+
+    num_train_timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: str
+    trained_betas: tuple[float, ...] | None
+    clip_sample: bool
+    clip_sample_range: float
+    set_alpha_to_one: bool
+    steps_offset: int
+    prediction_type: str
+    thresholding: bool
+    dynamic_thresholding_ratio: float
+    sample_max_value: float
+    timestep_spacing: str
+    rescale_betas_zero_snr: bool
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.steps_offset <= self.num_train_timesteps or self.clip_sample_range <= 0:
+            raise ValueError(
+                f"steps_offset={self.steps_offset}, clip_sample_range={self.clip_sample_range}; "
+                "the first is from 0 to T, the second above 0"
+            )
+
+
+def grid(spacing: str, T: int, steps: int, offset: int = 0) -> list[int]:
+    """The timesteps of diffusers' DDIMScheduler, 0-based and falling; never below 0.
+
+    spacing: leading, trailing or linspace. Its trailing rounds where ours takes the ceiling.
+    Raises ValueError for more steps than T or timesteps beyond the table.
+    """
+    if type(steps) is not int or not 1 <= steps <= T:
+        raise ValueError(f"steps={steps}; choose a whole number from 1 to {T}")
+    if spacing == "leading":
+        chosen = [(steps - 1 - i) * (T // steps) + offset for i in range(steps)]
+    elif spacing == "trailing":
+        chosen = [int(t) - 1 for t in np.arange(T, 0, -T / steps).round()[:steps]]
     else:
-        shape = [entries[key] for key in ("num_train_timesteps", "beta_start", "beta_end")]
-        schedule = BETA_SCHEDULES[entries["beta_schedule"]](*shape)
-    if entries["rescale_betas_zero_snr"]:
-        schedule = schedules.zero_terminal(schedule)
-    clip = entries["clip_sample_range"] if entries["clip_sample"] else None
-    final = 0 if entries["set_alpha_to_one"] else 1
-    sampling = Sampling(spacings[entries["timestep_spacing"]], clip, final)
-    return schedule, targets[entries["prediction_type"]], sampling
+        even = np.linspace(0, T - 1, steps) if steps > 1 else np.array([T - 1])
+        chosen = [int(t) for t in even.round()[::-1]]
+    if chosen[0] >= T:
+        raise ValueError(
+            f"steps={steps} with steps_offset={offset} begins at timestep {chosen[0]}, beyond "
+            f"{T - 1}, the last; choose fewer steps"
+        )
+    return chosen
+
+
+def _known(key: str, value: str, table: Mapping[str, V]) -> V:
+    if value not in table:
+        raise ValueError(f"{key}={short(value)} is unknown; known are {listed(table)}")
+    return table[value]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ddim import __version__
 from ddim.data import digits, to_float, to_pixels
+from ddim.extras import needed
+from ddim.files import write, write_json
 from ddim.metrics import frechet, sliced_w2
 from ddim.model import Model
 from ddim.noise import Seeded, stream
@@ -21,7 +23,7 @@ from ddim.pictures import picture, write_png
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine
 from ddim.spec import build
-from ddim.store import holds_model, load, save, write, write_json
+from ddim.store import holds_model, load, save
 from ddim.training import Training, notes, train
 
 if TYPE_CHECKING:
@@ -163,14 +165,7 @@ def label(row: Row) -> str:
 
 def plotting() -> Any:
     """matplotlib's Figure. Raises ImportError with the command that installs it."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the demo draws with matplotlib; install it with: "
-            'pip install -e ".[viz]" -c constraints.txt'
-        ) from error
-    return Figure
+    return needed("matplotlib.figure", "viz", "the picture of the demo").Figure
 
 
 def quality_picture(results: Results) -> bytes:

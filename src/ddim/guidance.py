@@ -15,14 +15,21 @@ from torch import Tensor
 from ddim.process import Denoiser, Level, Prediction
 
 
-def clip(denoiser: Denoiser, limit: float = 1.0) -> Denoiser:
-    """Keep x0 within [-limit, limit]."""
+def clip(denoiser: Denoiser, limit: float = 1.0, *, keep_eps: bool = False) -> Denoiser:
+    """Keep x0 within [-limit, limit].
+
+    keep_eps: leave eps as it was, as diffusers' clip_sample does. This breaks x = signal·x0 +
+        noise·eps, on which every other solver relies: for DDIM alone, to agree with a reference.
+    """
     if not limit > 0:
         raise ValueError(f"limit={limit}; choose a number above 0, 1 for images in [-1, 1]")
 
     def clipped(x: Tensor, level: Level) -> Prediction:
         p = denoiser(x, level)
-        return p.with_x0(p.x0.clamp(-limit, limit), level)
+        x0 = p.x0.clamp(-limit, limit)
+        if keep_eps and level.noise:
+            return Prediction(p.x, x0, p.eps)
+        return p.with_x0(x0, level)
 
     return clipped
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddim.belm import Pair
+from ddim.files import write
 from ddim.inversion import EXACT
 from ddim.model import Model
-from ddim.store import write
 
 _KEY = "ddim"
 

@@ -21,12 +21,21 @@ from ddim.schedules import Schedule, linear
 class Sampling:
     """How a model's folder asks to be sampled: kept, written back, applied only when asked for.
 
-    clip: the limit on x0, or None.   final: t of the last level, 0 or 1.
+    clip: the limit on x0, or None.   final: t of the last level, 0 or 1.   offset: what diffusers
+    adds to its leading timesteps, 1 in Stable Diffusion.
     """
 
     spacing: str = "trailing"
     clip: float | None = None
     final: int = 0
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.final not in (0, 1) or self.offset < 0 or not (self.clip is None or self.clip > 0):
+            raise ValueError(
+                f"final={self.final}, offset={self.offset}, clip={self.clip}; "
+                "choose a final of 0 or 1, an offset from 0, a clip above 0 or none"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,4 +178,13 @@ class Model:
             parts = [each.to(weight.device).expand(share) for each in labels]
             condition = [torch.cat(parts)]
         out = self.net(x.to(weight), times.to(weight.device), *condition)
-        return split(out.to(x), x, level, self.target)
+        return split(without_variance(out.to(x), x), x, level, self.target)
+
+
+def without_variance(out: Tensor, x: Tensor) -> Tensor:
+    """The half of a network's answer that is about the image, where it learned a variance too.
+
+    Nichol and Dhariwal 2021: 2C channels, the prediction first.
+    """
+    twice = x.ndim > 1 and out.shape == (len(x), 2 * x.shape[1], *x.shape[2:])
+    return out[:, : x.shape[1]] if twice else out

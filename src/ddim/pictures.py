@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import to_pixels
-from ddim.store import write
+from ddim.files import write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

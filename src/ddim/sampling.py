@@ -63,8 +63,8 @@ def step(denoiser: Denoiser, x: Tensor, t: Level, s: Level) -> Tensor:
     return s.signal * p.x0 + s.noise * p.eps
 
 
-def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
-    """How often a solver calls the network on a plan.
+def visited(solver: Solver, plan: Plan, batch: int = 1) -> list[Level]:
+    """The level of each network call of a solver on a plan, in their order.
 
     batch matters only to a solver with one eta per image.
     """
@@ -75,4 +75,9 @@ def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
     def still(like: Tensor, k: int) -> Tensor:
         return torch.zeros_like(like)
 
-    return sum(1 for _ in trace(blank, torch.zeros(batch, 1), plan, solver, still))
+    return [level for level, _ in trace(blank, torch.zeros(batch, 1), plan, solver, still)]
+
+
+def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
+    """How often a solver calls the network on a plan; batch as in `visited`."""
+    return len(visited(solver, plan, batch))

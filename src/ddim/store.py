@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,67 +9,19 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ddim import __version__, convert
+from ddim import __version__, convert, ermongroup, hub
+from ddim.files import read_json, to_json, write_all
+from ddim.kinds import built, short
 from ddim.model import Model, Sampling
-from ddim.nets import NETS
-from ddim.nets.unet import UNet
+from ddim.nets import NETS, Borrowed, UNet, bare, network
 from ddim.schedules import Schedule
+from ddim.weights import STEM, fill, read_file, read_weights
 
-PIPELINE = ("unet/config.json", "unet/diffusion_pytorch_model.safetensors")
+PIPELINE = ("unet/config.json", f"unet/{STEM}.safetensors")
 PLAIN = ("net/config.json", "net/model.safetensors")
 SCHEDULER = "scheduler/scheduler_config.json"
-
-
-def write(path: Path, content: bytes) -> None:
-    """Put content at path whole or not at all."""
-    write_all(path.parent, {path.name: content})
-
-
-def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Put files into a folder: all as temporary files, synced, and then all renamed at once."""
-    staged = [(folder / name, content) for name, content in contents.items()]
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path, _ in staged}
-    try:
-        for path, content in staged:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, _ in staged:
-            temporary[path].replace(path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
-    for parent in {path.parent for path, _ in staged}:
-        descriptor = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON document, indented."""
-    write(path, _json(content))
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError naming the file if it is missing or is not one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; it must be a JSON object")
-    return content
 
 
 def holds_model(path: Path) -> bool:
@@ -87,13 +37,13 @@ def save(model: Model, path: str | Path) -> None:
     and the notes.
     """
     folder = Path(path)
-    if type(model.net) not in [kind.network for kind in NETS.values()]:
+    if type(model.net) not in [*(kind.network for kind in NETS.values()), Borrowed]:
         raise ValueError(
             f"{type(model.net).__name__} is not a network that ddim can write; "
             f"it has {', '.join(NETS)}, so keep the weights of yours with safetensors"
         )
     process = (model.schedule, model.target, model.sampling)
-    pipeline = isinstance(model.net, UNet) and convert.expressible(*process)
+    pipeline = isinstance(model.net, UNet | Borrowed) and convert.expressible(*process)
     (config, weights), stale = (PIPELINE, PLAIN) if pipeline else (PLAIN, PIPELINE)
     about = {
         "format": 1,
@@ -107,52 +57,122 @@ def save(model: Model, path: str | Path) -> None:
         "signal": model.schedule.signal.tolist(),
         "noise": model.schedule.noise.tolist(),
     }
-    state = _contiguous(model.net.state_dict())
+    state = _contiguous(bare(model.net).state_dict())
     files = {
         weights: safetensors.torch.save(state, {"format": "pt"}),
-        config: _json(_net_config(model)),
-        "ddim.json": _json(about),
+        config: to_json(_config(model.net).written()),
+        "ddim.json": to_json(about),
     }
     if pipeline:
-        files[SCHEDULER] = _json(convert.scheduler_config(*process))
-        files["model_index.json"] = _json(convert.MODEL_INDEX)
+        files[SCHEDULER] = to_json(convert.scheduler_config(*process))
+        files["model_index.json"] = to_json(convert.MODEL_INDEX)
     write_all(folder, files)
     for name in (*stale, *(() if pipeline else (SCHEDULER, "model_index.json"))):
         (folder / name).unlink(missing_ok=True)  # of an older model in this folder
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Open a folder that `save`, `ddim train` or diffusers wrote; eval mode, gradients off.
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    config: str | Path | None = None,
+    raw: bool = False,
+    variant: str | None = None,
+) -> Model:
+    """Open a model, wherever it is from; eval mode, gradients off, weights as float32.
 
-    Raises FileNotFoundError if there is none, ValueError for anything in it that does not fit.
+    path: a folder that `save`, `ddim train` or diffusers wrote (a pipeline, or a checkpoint of its
+        training); a ckpt.pth of ermongroup/ddim or its folder; hf:owner/name[@revision] on the hub.
+    config: what the path does not say itself: the YAML of a checkpoint, or the
+        scheduler_config.json of a U-Net without one.
+    raw: the weights of the last update where averaged ones, which are preferred, are there too.
+    variant: of the weights, such as fp16, where diffusers wrote one.
+    Raises FileNotFoundError if there is no model, ValueError for anything in it that does not fit.
+    Nothing in it is ever run.
     """
-    folder = Path(path)
-    if not holds_model(folder):
+    folder = Path(hub.fetch(str(path))) if hub.is_id(path) else Path(path)
+    beside = None if config is None else Path(config)
+    checkpoint = folder if folder.is_file() else folder / ermongroup.CHECKPOINT
+    if checkpoint.is_file() and not holds_model(folder):
+        model = ermongroup.open_checkpoint(checkpoint, beside, raw=raw)
+    elif holds_model(folder) or (folder / "config.json").is_file() or _unets(folder):
+        model = _opened(folder, beside, raw, variant)
+    else:
         missing = "does not exist" if not folder.exists() else "holds no model"
+        hint = "" if folder.exists() or str(path).count("/") != 1 else f", or hf:{path} for the hub"
         raise FileNotFoundError(
-            f"{folder} {missing}; give a folder that ddim train or diffusers wrote"
+            f"{folder} {missing}; give a folder that ddim train or diffusers wrote, "
+            f"or a checkpoint of ermongroup/ddim{hint}"
         )
-    config, weights = PIPELINE if (folder / "model_index.json").exists() else PLAIN
-    net = _net(folder / config)
-    _fill(net, folder / weights)
-    net = net.to(device).eval().requires_grad_(False)
-    if (folder / "ddim.json").exists():
+    model.net.to(device).eval().requires_grad_(False)
+    return model
+
+
+def _opened(folder: Path, config: Path | None, raw: bool, variant: str | None) -> Model:
+    """The model of a folder of ours or of diffusers."""
+    if (folder / PLAIN[0]).exists() and not (folder / "model_index.json").exists():
+        net = _net(folder / PLAIN[0])
+        fill(net, read_file(folder / PLAIN[1]), folder / PLAIN[1])
         return _described(net, folder / "ddim.json")
-    entries = read_json(folder / SCHEDULER)
+    _refuse_pipeline(folder)
+    place, notes = _chosen(folder, raw)
+    net = _net(place / "config.json")
+    state, path = read_weights(place, variant)
+    fill(bare(net), state, path)
+    if (folder / "ddim.json").exists() and config is None:
+        return _described(net, folder / "ddim.json")
+    scheduler = config or _scheduler(folder)
     try:
-        schedule, target, sampling = convert.from_scheduler_config(entries)
-        return Model(net, schedule, target, _config(net).shape, sampling)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / SCHEDULER}: {error}") from error
+        schedule, target, sampling = convert.from_scheduler_config(read_json(scheduler))
+        return Model(net, schedule, target, _config(net).shape, sampling, notes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        told = str(error)
+        raise ValueError(told if str(scheduler) in told else f"{scheduler}: {told}") from error
+
+
+def _refuse_pipeline(folder: Path) -> None:
+    """Raise ValueError for a pipeline that is more than a network of images."""
+    if not (folder / "model_index.json").exists():
+        return
+    index = read_json(folder / "model_index.json")
+    parts = {name for name, entry in index.items() if isinstance(entry, list)}
+    if parts & {"vae", "vqvae", "text_encoder", "transformer"}:
+        raise ValueError(
+            f"{folder} holds a {short(index.get('_class_name'))[1:-1]}, whose images are not those "
+            "of its network; open it in diffusers and give it our solvers by "
+            "ddim.interop.diffusers.SolverScheduler"
+        )
+
+
+def _unets(folder: Path) -> list[str]:
+    return [name for name in ("unet_ema", "unet") if (folder / name / "config.json").is_file()]
+
+
+def _chosen(folder: Path, raw: bool) -> tuple[Path, dict[str, Any]]:
+    """The folder of the network, and what to note of it: the averaged one, where both are there."""
+    found = _unets(folder)
+    if raw and "unet_ema" not in found:
+        raise ValueError(
+            f"{folder} holds one set of weights, so there is no raw one; leave raw out"
+        )
+    name = "unet" if raw else next(iter(found), "")
+    weights = "the only ones" if len(found) < 2 else "raw" if raw else "ema"
+    return folder / name, {"source": {"layout": "diffusers", "weights": weights}}
+
+
+def _scheduler(folder: Path) -> Path:
+    beside = folder / SCHEDULER
+    path = beside if beside.exists() else folder / beside.name
+    if not path.exists() and not (folder / "model_index.json").exists():
+        raise ValueError(
+            f"{folder} holds a U-Net and does not say its schedule; give the scheduler_config.json "
+            "that it was trained with by --config (config= in Python)"
+        )
+    return path if path.exists() else beside
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-
-
-def _net_config(model: Model) -> dict[str, Any]:
-    name = next(name for name, kind in NETS.items() if type(model.net) is kind.network)
-    return {**_config(model.net).written(), "_class_name": name}
 
 
 def _config(net: nn.Module) -> Any:
@@ -162,34 +182,11 @@ def _config(net: nn.Module) -> Any:
 
 def _net(path: Path) -> nn.Module:
     config = read_json(path)
-    name = config.get("_class_name")
-    if name not in NETS:
-        raise ValueError(
-            f"{path}: {name!r} is not a network that ddim has; it has {', '.join(NETS)}"
-        )
-    kind = NETS[name]
     try:
-        return kind.network(kind.config.read(config))
-    except (TypeError, ValueError) as error:
+        with torch.device("meta"):
+            return network(config)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _fill(net: nn.Module, path: Path) -> None:
-    try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read as safetensors ({error}); the file is missing or damaged"
-        ) from error
-    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(own.keys() | found.keys()):
-        if own.get(name) != found.get(name):
-            raise ValueError(
-                f"{path}: {name} is {found.get(name, 'missing')}, but config.json asks for "
-                f"{own.get(name, 'no such weight')}; the two files do not belong together"
-            )
-    net.load_state_dict(state)
 
 
 def _described(net: nn.Module, path: Path) -> Model:
@@ -197,20 +194,11 @@ def _described(net: nn.Module, path: Path) -> Model:
     shape = _config(net).shape
     if entries.get("shape") != list(shape):
         raise ValueError(
-            f"{path} says images of {entries.get('shape')}, the network is for {shape}; "
+            f"{path} says images of {short(entries.get('shape'))}, the network is for {shape}; "
             "the files do not belong together"
         )
-    known = (
-        "format",
-        "version",
-        "torch",
-        "target",
-        "shape",
-        "range",
-        "sampling",
-        "signal",
-        "noise",
-    )
+    known = {"format", "version", "torch", "target", "shape", "range", "sampling"}
+    known |= {"signal", "noise"}
     try:
         return Model(
             net,
@@ -219,11 +207,11 @@ def _described(net: nn.Module, path: Path) -> Model:
                 torch.tensor(entries["noise"], dtype=torch.float64),
             ),
             entries["target"],
-            tuple(entries["shape"]),
-            Sampling(**entries["sampling"]),
+            shape,
+            built(Sampling, entries["sampling"]),
             {key: value for key, value in entries.items() if key not in known},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} does not describe a model ({type(error).__name__}: {error})"
         ) from error

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import ddim
-from ddim.cli import demo, edit, interpolate, invert, likelihood, look, sample, train
+from ddim.cli import demo, edit, exchange, interpolate, invert, likelihood, look, sample, train
 
 app = typer.Typer(
     name="ddim",
@@ -26,6 +26,7 @@ app.command("reconstruct")(invert.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
 app.command("edit")(edit.edit)
 app.command("likelihood")(likelihood.likelihood)
+app.command("import")(exchange.bring)
 app.command("plan")(look.plan)
 app.command("info")(look.info)
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ddim.cli.console import laid, only_one
+from ddim.cli.options import Folder
 
 
 def plan(
@@ -69,7 +70,7 @@ def plan(
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A folder that ddim train or diffusers wrote.")],
+    model: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Print what a model folder holds."""

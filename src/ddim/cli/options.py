@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-Folder = Annotated[Path, typer.Argument(help="A folder that ddim train or diffusers wrote.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder that ddim train or diffusers wrote, a ckpt.pth, or hf:owner/name."
+    ),
+]
 Source = Annotated[
     str, typer.Argument(help="A folder of images, a picture, an .npz, or the word digits.")
 ]

@@ -56,6 +56,13 @@ def sample(
         int | None, typer.Option(help="The class to lead away from; usually the null label.")
     ] = None,
     clip: Clip = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Sample as a reference does: ermongroup-ddim, ermongroup-ddpm, guided-diffusion, "
+            "diffusers or sd1; takes :eta=0.5, and those of ermongroup skip=quad."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images per network call, usually 64; does not change them."),
@@ -68,21 +75,32 @@ def sample(
     image_output(output)
     opened = ddim.load(model, find_device(device))
     if latents is not None:
-        given = (steps, solver, spacing, times, seeds, label, clip, negative, batch_size)
+        given = [steps, solver, spacing, times, seeds, label, clip, preset, negative, batch_size]
         if guidance != 1 or any(value is not None for value in given):
             raise ValueError(
                 "--from decodes the way that the latents were encoded; leave --steps, --times, "
-                "--spacing, --solver, --seeds, --label, --guidance, --negative, --clip and "
-                "--batch-size out"
+                "--spacing, --solver, --seeds, --label, --guidance, --negative, --clip, --preset "
+                "and --batch-size out"
             )
         _decode(opened, latents, output)
         return
-    chosen, method = integers(seeds or "0-15"), ddim.build(solver or "ddim")
-    plan = to_clean(laid(opened.schedule, steps, spacing, times))
+    chosen, size = integers(seeds or "0-15"), batch_size or 64
     if negative is not None and guidance == 1:
         raise ValueError("--negative needs --guidance above 1, such as --guidance 2")
-    denoiser, begin = opened.denoiser(label, clip, guidance, negative), time.perf_counter()
-    size = batch_size or 64
+    if preset is not None:
+        if any(value is not None for value in (solver, spacing, times, clip)):
+            raise ValueError(
+                "--preset chooses the solver, the levels and the clip; leave --solver, --spacing, "
+                "--times and --clip out"
+            )
+        recipe = ddim.preset(preset)(opened, 20 if steps is None else steps)
+        denoiser = recipe.denoiser(label, guidance, negative)
+        plan, method = recipe.plan, recipe.solver
+    else:
+        denoiser = opened.denoiser(label, clip, guidance, negative)
+        plan = to_clean(laid(opened.schedule, steps, spacing, times))
+        method = ddim.build(solver or "ddim")
+    begin = time.perf_counter()
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
     put_images(images, chosen, output)
     _report(output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)

@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train on images and write a model folder with the averaged weights. Ctrl-C saves what is."""
     import ddim
-    from ddim import schedules, spec, store
+    from ddim import files, schedules, spec, store
     from ddim.nets import UNetConfig
 
     given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema": ema}
@@ -56,7 +56,7 @@ def train(
             f"{out} holds a model already; choose another --out, or --overwrite to replace it"
         )
     images = ddim.read(data, size)
-    config = UNetConfig.read(store.read_json(model)) if model else None
+    config = UNetConfig.read(files.read_json(model)) if model else None
     untrained = ddim.Model.new(images.shape, table, target, config, seed)
     print(f"{len(images)} images of {images.shape}, {untrained.size:,} weights", file=sys.stderr)
     update = None

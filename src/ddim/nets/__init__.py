@@ -1,12 +1,15 @@
 """Networks: each with a configuration that `read`s and is `written` as JSON."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from ddim.nets.config import UNetConfig
+from ddim.kinds import listed, short
+from ddim.nets.borrowed import Borrowed
+from ddim.nets.config import UNetConfig, UnsupportedError
 from ddim.nets.unet import UNet
 
 
@@ -19,6 +22,32 @@ class Kind:
 
 
 NETS: dict[str, Kind] = {"UNet2DModel": Kind(UNet, UNetConfig)}
+
+
+def network(config: Mapping[str, Any]) -> nn.Module:
+    """The network that a config.json describes; diffusers' own where ours lacks a block, and a line
+    in the log says so.
+
+    Raises ValueError for what neither has, or what ours lacks where diffusers is not installed.
+    """
+    name = config.get("_class_name")
+    if not isinstance(name, str) or name not in NETS:
+        raise ValueError(f"{short(name)} is not a network that ddim has; it has {listed(NETS)}")
+    kind = NETS[name]
+    try:
+        return kind.network(kind.config.read(config))
+    except UnsupportedError as missing:
+        try:
+            net = Borrowed(config)
+        except ImportError as error:
+            raise ValueError(f"{missing}; {error}") from error
+        logging.getLogger("ddim").warning("%s: taking the network of diffusers", missing)
+        return net
+
+
+def bare(net: nn.Module) -> nn.Module:
+    """The module whose weights are those of the file: `Borrowed` holds one of diffusers."""
+    return net.net if isinstance(net, Borrowed) else net
 
 
 def small(shape: tuple[int, int, int]) -> UNetConfig:
@@ -46,4 +75,14 @@ def small(shape: tuple[int, int, int]) -> UNetConfig:
     )
 
 
-__all__ = ["NETS", "Kind", "UNet", "UNetConfig", "small"]
+__all__ = [
+    "NETS",
+    "Borrowed",
+    "Kind",
+    "UNet",
+    "UNetConfig",
+    "UnsupportedError",
+    "bare",
+    "network",
+    "small",
+]

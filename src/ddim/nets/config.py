@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from ddim.kinds import built, listed, short
 
 DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
@@ -18,6 +20,39 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "upsample_type": ("conv",),
 }
+ELSEWHERE: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("swish", "mish", "gelu", "relu"),
+    "downsample_type": ("resnet",),
+    "resnet_time_scale_shift": ("scale_shift",),
+    "upsample_type": ("resnet",),
+    "down_block_types": (
+        "ResnetDownsampleBlock2D",
+        "SkipDownBlock2D",
+        "AttnSkipDownBlock2D",
+        "DownEncoderBlock2D",
+        "AttnDownEncoderBlock2D",
+        "KDownBlock2D",
+    ),
+    "up_block_types": (
+        "ResnetUpsampleBlock2D",
+        "SkipUpBlock2D",
+        "AttnSkipUpBlock2D",
+        "UpDecoderBlock2D",
+        "AttnUpDecoderBlock2D",
+        "KUpBlock2D",
+    ),
+}
+"""What diffusers' UNet2DModel has beyond this one."""
+EMA = frozenset(
+    {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup"}
+    | {"inv_gamma", "power"}
+)
+"""What diffusers' EMAModel writes into the config.json of averaged weights."""
+_WIDEST, _MOST = 1 << 16, 64
+
+
+class UnsupportedError(ValueError):
+    """A U-Net that this one is not, but diffusers' is."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +95,16 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         for key, allowed in ONLY.items():
-            if getattr(self, key) not in allowed:
-                raise ValueError(
-                    f"{key}={getattr(self, key)!r} is not in this U-Net; it has {_listed(allowed)}"
-                )
+            _offered(key, getattr(self, key), allowed)
         for key, table in (("down_block_types", DOWN), ("up_block_types", UP)):
             for block in getattr(self, key):
-                if block not in table:
-                    raise ValueError(
-                        f"block type {block!r} is not in this U-Net; "
-                        f"{key} may hold {_listed(table)}"
-                    )
+                _offered(key, block, tuple(table))
             if len(getattr(self, key)) != len(self.block_out_channels):
                 raise ValueError(
                     f"{key} has {len(getattr(self, key))} entries and block_out_channels "
                     f"{len(self.block_out_channels)}; give one block per width"
                 )
-        counts = (self.layers_per_block, self.norm_num_groups, *self.block_out_channels)
-        if not all(isinstance(count, int) and count > 0 for count in counts):
-            raise ValueError(
-                f"layers_per_block={self.layers_per_block}, "
-                f"norm_num_groups={self.norm_num_groups}, "
-                f"block_out_channels={self.block_out_channels} must be whole numbers above 0"
-            )
+        self._bounded()
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % (self.attention_head_dim or width):
                 raise ValueError(
@@ -91,42 +113,76 @@ class UNetConfig:
                     f"and of attention_head_dim={self.attention_head_dim}"
                 )
 
+    def _bounded(self) -> None:
+        """Raise ValueError for a size that no network has."""
+        size = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,)
+        widths: dict[str, tuple[int | None, ...]] = {
+            "block_out_channels": self.block_out_channels,
+            "norm_num_groups": (self.norm_num_groups,),
+            "attention_head_dim": (self.attention_head_dim,),
+            "in_channels": (self.in_channels,),
+            "out_channels": (self.out_channels,),
+            "sample_size": size,
+            "time_embedding_dim": (self.time_embedding_dim,),
+            "num_class_embeds": (self.num_class_embeds,),
+        }
+        counts = {
+            "layers_per_block": (self.layers_per_block,),
+            "len(block_out_channels)": (len(self.block_out_channels),),
+        }
+        for most, sizes in ((_WIDEST, widths), (_MOST, counts)):
+            for key, values in sizes.items():
+                if not all(value is None or 0 < value <= most for value in values):
+                    raise ValueError(
+                        f"{key}={short(values[0] if len(values) == 1 else values)} "
+                        f"must be whole numbers above 0, at most {most}"
+                    )
+        fine = {
+            "downsample_padding": self.downsample_padding in (0, 1),
+            "dropout": 0 <= self.dropout < 1,
+            "freq_shift": 0 <= self.freq_shift < max(self.block_out_channels[0] // 2, 1),
+            "mid_block_scale_factor": self.mid_block_scale_factor > 0,
+            "norm_eps": self.norm_eps > 0,
+        }
+        for key, fits in fine.items():
+            if not fits:
+                raise ValueError(f"{key}={short(getattr(self, key))} is out of its range")
+
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> UNetConfig:
-        """From a parsed config.json; keys that begin with _ are notes.
+        """From a parsed config.json; keys that begin with _ are notes, as are those of an average.
 
-        Raises ValueError for a key it does not know.
+        Raises ValueError for a key it does not know, UnsupportedError for a block of diffusers
+        alone.
         """
-        known = {field.name for field in fields(cls)}
-        entries = {key: value for key, value in config.items() if not key.startswith("_")}
-        if unknown := entries.keys() - known:
-            raise ValueError(
-                f"{_listed(sorted(unknown))} is not a U-Net option; "
-                f"known are {_listed(sorted(known))}"
-            )
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in entries.items()
-        }
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"a U-Net option has the wrong kind ({error})") from error
+        notes = {key for key in config if key.startswith("_")} | EMA
+        return built(cls, {key: value for key, value in config.items() if key not in notes})
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image. Raises ValueError where the configuration does not say."""
-        if self.sample_size is None or self.in_channels != self.out_channels:
-            raise ValueError(
-                f"sample_size={self.sample_size}, in_channels={self.in_channels}, "
-                f"out_channels={self.out_channels} do not fix an image's shape; set sample_size"
-            )
-        size = self.sample_size
-        return (self.in_channels, *(size if isinstance(size, tuple) else (size, size)))
+        return image_shape(self.sample_size, self.in_channels, self.out_channels)
 
     def written(self) -> dict[str, Any]:
         """Every field, as config.json holds it."""
         return {"_class_name": "UNet2DModel", **asdict(self)}
 
 
-def _listed(names: Iterable[Any]) -> str:
-    return ", ".join(map(str, names))
+def image_shape(
+    size: int | tuple[int, int] | None, channels: int, answered: int
+) -> tuple[int, int, int]:
+    """(C, H, W) of one image, for a network that answers C channels or, with a variance, 2C."""
+    if size is None or answered not in (channels, 2 * channels):
+        raise ValueError(
+            f"sample_size={size}, in_channels={channels}, "
+            f"out_channels={answered} do not fix an image's shape; set sample_size"
+        )
+    return (channels, *(size if isinstance(size, tuple) else (size, size)))
+
+
+def _offered(key: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value in allowed:
+        return
+    name = f"block type {value!r}" if key.endswith("block_types") else f"{key}={short(value)}"
+    kind = UnsupportedError if value in ELSEWHERE.get(key, ()) else ValueError
+    raise kind(f"{name} is not in this U-Net; it has {listed(allowed)}")

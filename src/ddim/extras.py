@@ -1,0 +1,20 @@
+"""Libraries that only some users need: one sentence where one is not installed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def needed(module: str, extra: str, purpose: str) -> Any:
+    """The module. Raises ImportError with the command that installs its extra."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ImportError(
+            f"{purpose} needs {package}; install it from the project's folder: "
+            f'pip install -e ".[{extra}]" -c constraints.txt'
+        ) from error

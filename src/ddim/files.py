@@ -1,0 +1,141 @@
+"""Files: written whole or not at all; read with one sentence for what is wrong, and never run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+
+_LONGEST_TEXT = 64 << 20
+_NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put content at path whole or not at all."""
+    write_all(path.parent, {path.name: content})
+
+
+def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into a folder: all as temporary files, synced, and then all renamed at once."""
+    staged = [(folder / name, content) for name, content in contents.items()]
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path, _ in staged}
+    try:
+        for path, content in staged:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, _ in staged:
+            temporary[path].replace(path)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    for parent in {path.parent for path, _ in staged}:
+        descriptor = os.open(parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON document, indented."""
+    write(path, to_json(content))
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """A JSON document, indented."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError naming the file if it is missing or is not one."""
+    try:
+        return _object(json.loads(_text(path)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({_line(error)})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Of tags it knows that of argparse.Namespace alone, as a mapping.
+
+    Raises ValueError naming the file for any other tag, for aliases, and for what is no mapping.
+    """
+    try:
+        return _object(yaml.load(_text(path), Loader=_Plain))
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML ({_line(error)})") from error
+
+
+class _Plain(yaml.SafeLoader):
+    """Mappings, lists and scalars."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # a few of them can stand for billions of entries
+            raise yaml.YAMLError("it has an alias, which this reader does not follow")
+        return super().compose_node(parent, index)
+
+    def namespace(self, node: yaml.MappingNode) -> dict[Hashable, Any]:
+        """What training programs dump of their arguments."""
+        return self.construct_mapping(node, deep=True)
+
+
+_Plain.add_constructor(_NAMESPACE, _Plain.namespace)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError if it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as safetensors ({_line(error)}); the file is missing or damaged"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors, numbers, text, lists and dicts; nothing else is run.
+
+    Raises ValueError otherwise.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if type(error).__name__ == "UnpicklingError" and foreign:
+            raise ValueError(
+                f"{path} asks to run {foreign[1]}, and a checkpoint should hold nothing but "
+                "weights, numbers and text; nothing was run: save its state dict instead"
+            ) from error
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of torch ({_line(error)}); "
+            "the file is missing or damaged"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    if path.is_file() and path.stat().st_size > _LONGEST_TEXT:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and 64 MiB is the most")
+    return path.read_text(encoding="utf-8")
+
+
+def _object(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, not named entries")
+    return content
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    words = " ".join(str(error).split())
+    return words[:160] + ("…" if len(words) > 160 else "") or type(error).__name__

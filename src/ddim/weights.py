@@ -1,0 +1,106 @@
+"""The weights of a network on disk: found under the names of diffusers, and put into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddim.files import read_checkpoint, read_json, read_tensors
+from ddim.kinds import short
+
+STEM = "diffusion_pytorch_model"
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def read_weights(folder: Path, variant: str | None = None) -> tuple[dict[str, Tensor], Path]:
+    """The weights of a folder of diffusers, and the file that names them.
+
+    One file or an index of shards; safetensors first, else .bin read as weights alone; of a variant
+    such as fp16 where one is given. Attention of older versions gets its present names.
+    Raises ValueError if there is none, naming the variants that there are.
+    """
+    mark = f".{variant}" if variant else ""
+    for suffix in ("safetensors", "bin"):
+        whole, index = (
+            folder / f"{STEM}{mark}.{suffix}",
+            folder / f"{STEM}.{suffix}.index{mark}.json",
+        )
+        if whole.exists():
+            return _renamed(read_file(whole)), whole
+        if index.exists():
+            return _renamed(_shards(index)), index
+    names = "|".join(re.escape(path.name) for path in folder.glob(f"{STEM}*"))
+    found = sorted(set(re.findall(rf"{STEM}\.([\w-]+)\.(?:safetensors|bin)(?![.\w])", names)))
+    hint = f"it has the variant {' and '.join(found)}, so name one" if found else "give a model"
+    raise ValueError(f"{folder / f'{STEM}{mark}.safetensors'} is missing; {hint}")
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """A file of named tensors: safetensors, or what torch.save wrote of a state dict."""
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    return state_dict(read_checkpoint(path), path)
+
+
+def state_dict(content: object, path: Path) -> dict[str, Tensor]:
+    """The content, if it is named tensors. Raises ValueError otherwise."""
+    if isinstance(content, dict) and content:
+        named = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        if len(named) == len(content):
+            return named
+    kind = "an empty dict" if content == {} else f"a {type(content).__name__}"
+    raise ValueError(f"{path} holds {kind}, not the named weights of a network")
+
+
+def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Make these the weights of a network, as float32; the network may lie on the meta device.
+
+    Raises ValueError unless names and shapes are those of the network and all are finite numbers.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | found.keys()):
+        if own.get(name) != found.get(name):
+            raise ValueError(
+                f"{path}: {short(name)[1:-1]} is {short(found.get(name, 'missing'))}, but the "
+                f"configuration asks for {own.get(name, 'no such weight')}; "
+                "they do not belong together"
+            )
+        if not state[name].is_floating_point() or not torch.isfinite(state[name]).all():
+            raise ValueError(f"{path}: {name} holds what is no finite number; it is damaged")
+    net.load_state_dict(
+        {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True
+    )
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of every file that an index names, each taken from the file it is said to be in.
+
+    Raises ValueError for a file outside the folder or a tensor that is not where it should be.
+    """
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        raise ValueError(f"{index} has no weight_map; it is no index of weights")
+    state: dict[str, Tensor] = {}
+    for name in sorted({str(value) for value in placed.values()}):
+        if not re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", name):
+            raise ValueError(f"{index} names {short(name)}, which is no file of weights beside it")
+        shard = read_file(index.parent / name)
+        for key in (key for key, value in placed.items() if value == name):
+            if key not in shard:
+                raise ValueError(f"{index} says that {short(key)} is in {name}, and it is not")
+            state[key] = shard[key]
+    return state
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the names that attention has in diffusers since 0.12."""
+    old = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.")
+    return {
+        old.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION[m[2]]}.", name): tensor
+        for name, tensor in state.items()
+    }
