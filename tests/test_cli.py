@@ -228,7 +228,10 @@ BAD = {
     "beta": (["plan", "--schedule", "linear:beta_start=0"], "beta_start=0, .*above 0"),
     "training seed": (["train", "digits", "--out", "x", "--seed", "-1"], "seed=-1; choose 0"),
     "classes": (["train", "digits", "--out", "x", "--model", "CLASSES"], "set it to null"),
-    "wrong kinds": (["train", "digits", "--out", "x", "--model", "KINDS"], "whole numbers above 0"),
+    "wrong kinds": (
+        ["train", "digits", "--out", "x", "--model", "KINDS"],
+        "a list of whole numbers",
+    ),
     "seeds": (["sample", "MODEL", "--seeds", "9-1"], "'9-1' is not a list of seeds; write"),
     "device": (["sample", "MODEL", "--device", "tpu"], "device='tpu' is not here; choose auto"),
     "label": (["sample", "MODEL", "--label", "3"], "do not give one"),

@@ -9,7 +9,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 import ddim
 from ddim import Model, Sampling, schedules
 from ddim.convert import scheduler_config
-from ddim.store import write
+from ddim.files import write
 from tiny import tiny_model
 
 
@@ -127,7 +127,10 @@ def drop_weight(folder):
     ("harm", "words"),
     [
         (shutil.rmtree, "does not exist; give a folder"),
-        (lambda f: (f / "model_index.json").unlink(), "holds no model"),
+        (
+            lambda f: shutil.rmtree(f / "unet") or (f / "model_index.json").unlink(),
+            "holds no model",
+        ),
         (lambda f: (f / "unet/config.json").unlink(), "config.json cannot be read as JSON"),
         (lambda f: (f / "unet/config.json").write_text("{"), "config.json cannot be read as JSON"),
         (lambda f: (f / "ddim.json").write_text("[]"), "holds a list"),
@@ -139,7 +142,10 @@ def drop_weight(folder):
             lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x80\x02abc"),
             "safetensors",
         ),
-        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "missing or damaged"),
+        (
+            lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(),
+            "safetensors is missing",
+        ),
         (lambda f: edit(f / "ddim.json", target="score"), "score"),
         (lambda f: edit(f / "ddim.json", shape=[1, 9, 9]), "the network is for"),
         (lambda f: edit(f / "ddim.json", signal=[1.0, 0.5]), "does not describe a model"),

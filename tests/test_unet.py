@@ -83,7 +83,7 @@ def test_what_it_lacks_is_named(change, words):
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(ValueError, match="widths is not a U-Net option"):
+    with pytest.raises(ValueError, match="'widths' is not an option"):
         UNetConfig.read({"widths": (1, 2)})
 
 

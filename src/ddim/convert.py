@@ -105,7 +105,8 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
     betas = 1 - alpha[1:] / alpha[:-1]
     start, end = (float(f"{beta:.12g}") for beta in (betas[0], betas[-1]))
     named = {"beta_start": start, "beta_end": end}
-    for name, make in BETA_SCHEDULES.items():
+    for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):  # sigmoid's ends are not its β
+        make = BETA_SCHEDULES[name]
         if torch.allclose(make(schedule.T, start, end).alpha_bar, alpha, rtol=1e-9, atol=1e-15):
             return {"beta_schedule": name, **named}
     return {"beta_schedule": "linear", **named, "trained_betas": betas.tolist()}

@@ -8,6 +8,7 @@ from pathlib import Path
 PREFIX = "hf:"
 _ID = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _FILES = ("*.json", "*.safetensors")
+_PUSHED = ("README.md", "*.json", "*.safetensors")
 
 
 def is_id(path: str | Path) -> bool:
@@ -43,3 +44,37 @@ def fetch(name: str) -> str:
         )
         raise ValueError(f"{name} {where} ({type(error).__name__}: {words})") from error
     return folder
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
+    from huggingface_hub.constants import is_offline_mode
+
+    return is_offline_mode()
+
+
+def push(folder: Path, name: str, *, private: bool = False) -> str:
+    """Upload a model's folder to owner/name, made if need be, and return its address.
+
+    Takes the card, JSON and safetensors alone. Raises ValueError if the hub does not take it.
+    """
+    if not _ID.fullmatch(f"{PREFIX}{name}"):
+        raise ValueError(f"{name!r} is no name of a model on the hub; write owner/name")
+    import huggingface_hub
+
+    hub = huggingface_hub.HfApi()
+    try:
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=list(_PUSHED),
+            commit_message="Upload a model of ddim",
+        )
+    except Exception as error:  # of the network or the hub
+        words = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{name} cannot be pushed ({type(error).__name__}: {words}); "
+            "log in with hf auth login, or set HF_TOKEN"
+        ) from error
+    return str(address)

@@ -48,9 +48,20 @@ def built(kind: type[T], entries: Mapping[str, Any]) -> T:
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in entries.items()}
     for key, value in values.items():
         if not fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise ValueError(f"{key}={short(value)} must be {wanted}")
+            raise ValueError(f"{key}={short(value)} must be {spoken(hints[key])}")
     return kind(**values)
+
+
+def spoken(hint: Any) -> str:
+    """An annotation in words, for those who write JSON."""
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(spoken, typing.get_args(hint)))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        count = "" if inner[-1] is Ellipsis else f" {len(inner)}"
+        return f"a list of{count} {spoken(inner[0])}s"
+    return words.get(hint, "null")
 
 
 def short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ddim.guidance import clip as clipped, guide
 from ddim.nets import UNet, UNetConfig, small
-from ddim.plans import Plan, Spacing, plan
+from ddim.plans import Plan, Spacing, placed, plan
 from ddim.process import Denoiser, Level, Prediction, determinant, split
 from ddim.schedules import Schedule, linear
 
@@ -128,7 +127,7 @@ class Model:
         def denoise(x: Tensor, level: Level) -> Prediction:
             if not level.noise:
                 return Prediction(x, x, self._split(x, self.schedule.level(1), labels).eps)
-            known = self._known(level)
+            known = placed(level, self.schedule)
             scale = float(known.noise / level.noise)
             p = self._split(x if scale == 1 else x * scale, known, labels)
             return Prediction(x, p.x0, p.eps)
@@ -144,19 +143,6 @@ class Model:
             )
         return int(null)
 
-    def _known(self, level: Level) -> Level:
-        """The level of this schedule with the same ratio. Raises ValueError if t says otherwise."""
-        t, ratio = float(level.t), float(level.ratio)
-        if math.isnan(t):
-            return self.schedule.level(self.schedule.time(ratio))
-        known = self.schedule.level(t)
-        if not math.isclose(ratio, float(known.ratio), rel_tol=1e-6):
-            raise ValueError(
-                f"t={t:g} has noise/signal {ratio:.6g} in the plan and {known.ratio:.6g} in the "
-                "schedule of the model; make the plan with model.plan"
-            )
-        return known
-
     def _labels(self, label: int | Sequence[int]) -> Tensor:
         labels = torch.as_tensor(label)
         if self.classes is not None and not ((labels >= 0) & (labels < self.classes)).all():
@@ -166,10 +152,10 @@ class Model:
     def _split(self, x: Tensor, level: Level, labels: tuple[Tensor, ...]) -> Prediction:
         weight = next(self.net.parameters(), x)
         clock = float(level.t) - 1
-        times = torch.full((len(x),), int(clock) if clock == int(clock) else clock)
+        times = torch.full((x.shape[0],), int(clock) if clock == int(clock) else clock)
         condition = []
         if labels:
-            share = len(x) // len(labels)
+            share = x.shape[0] // len(labels)
             for each in labels:
                 if each.ndim and each.shape != (share,):
                     raise ValueError(
@@ -186,5 +172,5 @@ def without_variance(out: Tensor, x: Tensor) -> Tensor:
 
     Nichol and Dhariwal 2021: 2C channels, the prediction first.
     """
-    twice = x.ndim > 1 and out.shape == (len(x), 2 * x.shape[1], *x.shape[2:])
+    twice = x.ndim > 1 and out.shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:])
     return out[:, : x.shape[1]] if twice else out

@@ -63,6 +63,23 @@ def checked(levels: Plan) -> Plan:
     return levels
 
 
+def placed(level: Level, schedule: Schedule) -> Level:
+    """The level of the schedule with the same ratio, where a network trained on it may be asked.
+
+    Raises ValueError if t, where it is not nan, says otherwise.
+    """
+    t, ratio = float(level.t), float(level.ratio)
+    if math.isnan(t):
+        return schedule.level(schedule.time(ratio))
+    known = schedule.level(t)
+    if not math.isclose(ratio, float(known.ratio), rel_tol=1e-6):
+        raise ValueError(
+            f"t={t:g} has noise/signal {ratio:.6g} in the plan and {known.ratio:.6g} in the "
+            "schedule of the model; make the plan with model.plan"
+        )
+    return known
+
+
 def descending(plan: Plan, steps: int = 1) -> Plan:
     """The plan, if it falls, in so many steps or more. Raises ValueError otherwise."""
     if len(checked(plan)) <= steps:

@@ -53,7 +53,11 @@ class Schedule:
     @property
     def top(self) -> int:
         """The highest t with some signal left: T, or T − 1 if the terminal signal is 0."""
-        return self.T if self.signal[-1] > 0 else self.T - 1
+        return self.T if self._floats[0][-1] > 0 else self.T - 1
+
+    @cached_property
+    def _floats(self) -> tuple[list[float], list[float]]:
+        return self.signal.tolist(), self.noise.tolist()
 
     @cached_property
     def log_ratio(self) -> list[float]:
@@ -68,8 +72,9 @@ class Schedule:
         """
         if not 0 <= t <= self.T:
             raise ValueError(f"t={t:g} is outside the schedule; choose 0..{self.T}")
+        signals, noises = self._floats
         if t == int(t):
-            return Level(float(t), float(self.signal[int(t)]), float(self.noise[int(t)]))
+            return Level(float(t), signals[int(t)], noises[int(t)])
         if not 1 <= t <= self.top:
             raise ValueError(
                 f"t={t:g} lies between levels without a finite log-ratio; "
@@ -80,7 +85,7 @@ class Schedule:
         ratio = math.exp((1 - share) * self.log_ratio[below - 1] + share * self.log_ratio[below])
         signal = 1 / math.hypot(1, ratio)
         if not self.variance_preserving:
-            signal = float(self.signal[below] ** (1 - share) * self.signal[below + 1] ** share)
+            signal = signals[below] ** (1 - share) * signals[below + 1] ** share
         return Level(float(t), signal, signal * ratio)
 
     def levels(self, t: Tensor, like: Tensor) -> Level:
@@ -131,15 +136,11 @@ def _check(signal: Tensor, noise: Tensor) -> None:
     falls = (noise[1:] * signal[:-1] <= noise[:-1] * signal[1:]).nonzero()
     if len(falls):
         t = int(falls[0]) + 1
-        raise ValueError(
-            f"noise/signal does not rise from t={t - 1} to t={t}; "
-            "it must rise strictly, so every beta is above 0"
-        )
+        told = f"noise/signal does not rise from t={t - 1} to t={t}"
+        raise ValueError(f"{told}; it must rise strictly, so every beta is above 0")
     if abs(noise[-1] - 1) > 0.05:
-        raise ValueError(
-            f"noise_T={noise[-1]:.4g}, but sampling starts from N(0, I); "
-            "it must be within 0.05 of 1: raise the betas or T"
-        )
+        told = f"noise_T={noise[-1]:.4g}, but sampling starts from N(0, I)"
+        raise ValueError(f"{told}; it must be within 0.05 of 1: raise the betas or T")
 
 
 def from_betas(betas: Tensor | Sequence[float]) -> Schedule:

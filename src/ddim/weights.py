@@ -65,8 +65,9 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(own.keys() | found.keys()):
         if own.get(name) != found.get(name):
+            there = short(found[name]) if name in found else "missing"
             raise ValueError(
-                f"{path}: {short(name)[1:-1]} is {short(found.get(name, 'missing'))}, but the "
+                f"{path}: {short(name)[1:-1]} is {there}, but the "
                 f"configuration asks for {own.get(name, 'no such weight')}; "
                 "they do not belong together"
             )

@@ -27,6 +27,8 @@ app.command("interpolate")(interpolate.interpolate)
 app.command("edit")(edit.edit)
 app.command("likelihood")(likelihood.likelihood)
 app.command("import")(exchange.bring)
+app.command("export")(exchange.export)
+app.command("push")(exchange.push)
 app.command("plan")(look.plan)
 app.command("info")(look.info)
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddim.cli.console import writable
-from ddim.cli.options import Folder
+from ddim.cli.console import laid, to_clean, writable
+from ddim.cli.options import Clip, Folder, Label, OfNoNoise, Spacing, Steps, Times
 
 
 def bring(
@@ -53,3 +53,72 @@ def _taken(notes: Any) -> str:
         "raw": "; the raw weights, not the averaged ones",
     }
     return words.get(weights, "")
+
+
+def export(
+    model: Folder,
+    output: Annotated[
+        Path, typer.Argument(help="model.pt2 (torch.export), or model.onnx (extra [export]).")
+    ],
+    steps: Steps = None,
+    spacing: Spacing = None,
+    times: Times = None,
+    solver: OfNoNoise = None,
+    label: Label = None,
+    clip: Clip = None,
+) -> None:
+    """Write the network as a program without ddim; with --steps or --times, a whole sampler.
+
+    The network takes x and t (the level − 1), and label where it has classes. The sampler takes x
+    from N(0, I) and gives images in [-1, 1]. Both take any batch. The file is run and compared
+    with the model before it is written.
+    """
+    import ddim
+    from ddim import export as programs
+
+    if output.suffix not in programs.SUFFIXES:
+        raise ValueError(f"{output} is no place for a program; name a .pt2 or an .onnx file")
+    writable(output.parent)
+    opened = ddim.load(model)
+    example = programs.network_example(opened)
+    if steps is None and times is None:
+        given = {"spacing": spacing, "solver": solver, "label": label, "clip": clip}
+        if options := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{' and '.join(options)} belong to a sampler; give --steps or --times with them"
+            )
+        apart = programs.export(opened.net, example, output, programs.about_network(opened))
+        what = f"the network, inputs {', '.join(example)}"
+    else:
+        plan = to_clean(laid(opened.schedule, steps, spacing, times))
+        method = ddim.build(solver or "ddim")
+        sampler = programs.Sampler(opened, plan, method, label, clip)
+        about = programs.about_sampler(opened, plan, method)
+        apart = programs.export(sampler, {"x": example["x"]}, output, about)
+        what = f"a sampler of {ddim.calls(method, plan)} network calls, input x"
+    print(f"{output}: {what}; differs from the model by {apart:.1g}", file=sys.stderr)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A model's folder.")],
+    name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
+    license: Annotated[str | None, typer.Option(help="For the card, such as mit.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Nobody else may see it.")] = False,
+) -> None:
+    """Write a model card (README.md) into a model's folder and upload the folder to the hub.
+
+    A card that is there is kept. With HF_HUB_OFFLINE=1 nothing is uploaded.
+    """
+    from ddim import card, files, hub, store
+
+    writable(folder)
+    if not store.holds_model(folder):
+        raise ValueError(f"{folder} holds no model of ours or of diffusers; ddim import makes one")
+    text = card.card(store.load(folder), name, license)
+    written = folder / "README.md"
+    if not written.exists():
+        files.write(written, text.encode())
+    if hub.offline():
+        print(f"{written}: written. HF_HUB_OFFLINE is set: not pushed", file=sys.stderr)
+        return
+    print(f"{hub.push(folder, name, private=private)}: pushed", file=sys.stderr)

@@ -11,10 +11,10 @@ from torch import Tensor
 from ddim.convert import DEFAULTS, SPACINGS, from_scheduler_config, grid
 from ddim.extras import needed
 from ddim.guidance import clip, threshold
+from ddim.interop.networks import denoiser_from
 from ddim.kinds import listed
-from ddim.model import without_variance
-from ddim.plans import SPACINGS as OURS, Plan, plan
-from ddim.process import Denoiser, Level, Prediction, diffuse, floating, split
+from ddim.plans import SPACINGS as OURS, Plan, placed, plan
+from ddim.process import Denoiser, Level, diffuse, floating
 from ddim.sampling import visited
 from ddim.solvers import DDIM, Solver
 from ddim.solvers.base import Run
@@ -101,7 +101,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
             times = self._times(int(num_inference_steps or 0))
         final = self._sampling.final
         self.plan: Plan = plan(self.schedule, times if times[-1] == final else [*times, final])
-        clock = [float(level.t) - 1 for level in visited(self.solver, self.plan)]
+        asked = visited(self.solver, self.plan)
+        clock = [float(placed(level, self.schedule).t) - 1 for level in asked]
         whole = all(step == int(step) for step in clock)
         self._clock = [int(step) for step in clock] if whole else clock
         self.timesteps = torch.tensor(self._clock, device=device)
@@ -137,8 +138,12 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         return DDIMSchedulerOutput(*pair) if return_dict else pair
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """The sample: the state is at the scale that the network was trained at."""
-        return sample
+        """The sample at the scale that the network was trained at: as it is, but for the middle of
+        an interval (dpmpp2s), which lies between two levels of the table."""
+        if self._run is None:
+            return sample
+        scale = float(placed(self._level, self.schedule).noise / self._level.noise)
+        return sample if scale == 1 else sample * scale
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw x_t given x0, Eq. (4). timesteps: (B,) or (1,), from 0."""
@@ -223,10 +228,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     def _seen(self, model_output: Tensor) -> Denoiser:
         """The network's answer as a Denoiser, with the clip or threshold of the configuration."""
         config = self.config
-
-        def said(x: Tensor, level: Level) -> Prediction:
-            return split(without_variance(model_output.to(x), x), x, level, self.target)
-
+        said = denoiser_from(lambda x, t: model_output, self.schedule, self.target)
         if config["thresholding"]:
             return threshold(said, config["dynamic_thresholding_ratio"], config["sample_max_value"])
         if config["clip_sample"]:
