@@ -59,7 +59,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         dynamic_thresholding_ratio: float = 0.995,
         clip_sample_range: float = 1.0,
         sample_max_value: float = 1.0,
-        timestep_spacing: str = "trailing",
+        timestep_spacing: str = "leading",
         rescale_betas_zero_snr: bool = False,
         solver: str = "ddim",
         clip_keeps_eps: bool = False,
