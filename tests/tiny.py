@@ -26,3 +26,20 @@ def tiny_model(target="eps", classes=None):
                 weight, std=0.05
             )  # a fresh network answers 0; this one says something
     return model
+
+
+class ExactNet(torch.nn.Module):
+    """out = net(x, t) on network time: the exact answer of a known data distribution, as a network.
+
+    data: a Denoiser, such as a Mixture.   target: eps, x0 or v.
+    """
+
+    def __init__(self, data, schedule, target="eps"):
+        super().__init__()
+        self.data, self.schedule, self.target = data, schedule, target
+
+    def forward(self, x, t):
+        level = self.schedule.level(float(t.flatten()[0]) + 1)
+        p = self.data(x, level)
+        v = level.signal * p.eps - level.noise * p.x0
+        return {"eps": p.eps, "x0": p.x0, "v": v}[self.target]

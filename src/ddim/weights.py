@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ddim.files import read_checkpoint, read_json, read_tensors
-from ddim.kinds import short
+from ddim.kinds import listed, short
 
 STEM = "diffusion_pytorch_model"
+_VARIANT = re.compile(rf"{STEM}(?:\.(\w+)\.(?:safetensors|bin)|\.\w+\.index\.(\w+)\.json)")
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -25,18 +26,16 @@ def read_weights(folder: Path, variant: str | None = None) -> tuple[dict[str, Te
     """
     mark = f".{variant}" if variant else ""
     for suffix in ("safetensors", "bin"):
-        whole, index = (
-            folder / f"{STEM}{mark}.{suffix}",
-            folder / f"{STEM}.{suffix}.index{mark}.json",
-        )
+        whole = folder / f"{STEM}{mark}.{suffix}"
+        index = folder / f"{STEM}.{suffix}.index{mark}.json"
         if whole.exists():
             return _renamed(read_file(whole)), whole
         if index.exists():
             return _renamed(_shards(index)), index
-    names = "|".join(re.escape(path.name) for path in folder.glob(f"{STEM}*"))
-    found = sorted(set(re.findall(rf"{STEM}\.([\w-]+)\.(?:safetensors|bin)(?![.\w])", names)))
-    hint = f"it has the variant {' and '.join(found)}, so name one" if found else "give a model"
-    raise ValueError(f"{folder / f'{STEM}{mark}.safetensors'} is missing; {hint}")
+    matches = (_VARIANT.fullmatch(path.name) for path in folder.glob(f"{STEM}.*"))
+    found = sorted({match[1] or match[2] for match in matches if match})
+    hint = f"; it has the variant {listed(found)}: ddim import --variant (variant= in Python)"
+    raise ValueError(f"{folder / f'{STEM}{mark}.safetensors'} is missing{hint if found else ''}")
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
