@@ -110,7 +110,8 @@ class Diffusers:
     with eps kept, last level.
 
     Each step goes to the next level of the grid. DDIMScheduler itself goes to t − ⌊T/S⌋, which is
-    that level for leading, and for trailing where S divides T.
+    that level for leading, and for trailing where S divides T. Its last step between two equal
+    levels (offset 0, last level 1), which does nothing but clip, is left out.
     """
 
     eta: float = 0.0
@@ -184,7 +185,7 @@ def _recipe(model: Model, times: Sequence[int], eta: float = 0.0, final: int = 0
 
 
 def _admitted(T: int, steps: int) -> int:
-    if not 1 <= steps <= T:
+    if type(steps) is not int or not 1 <= steps <= T:
         raise ValueError(f"steps={steps}; choose a whole number from 1 to {T}")
     return T
 
