@@ -89,13 +89,13 @@ def test_raw_takes_the_other_weights():
 def test_without_an_average_the_raw_weights_are_taken_and_said(paper):
     content = torch.load(paper / "ckpt.pth", weights_only=True)
     torch.save(content[:4], paper / "ckpt.pth")
-    assert ddim.load(paper).notes["source"]["weights"] == "raw"
+    assert ddim.load(paper).notes["source"]["weights"] == "the only ones"
 
 
 def test_a_bare_state_dict_needs_its_configuration(paper, tmp_path):
     ema = torch.load(paper / "ckpt.pth", weights_only=True)[4]
     torch.save({**ema, "logvar": torch.zeros(1000)}, tmp_path / "model-790000.ckpt")
-    with pytest.raises(ValueError, match="give its YAML file with --config"):
+    with pytest.raises(ValueError, match="give its YAML file by ddim import --config"):
         ddim.load(tmp_path / "model-790000.ckpt")
     model = ddim.load(tmp_path / "model-790000.ckpt", config=paper / "config.yml")
     x, t, eps = answers(PAPER)
@@ -263,9 +263,12 @@ def test_what_a_folder_asks_for_survives_a_round_trip():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "not on a table of betas"),
+        (
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "FlowMatchEulerDiscreteScheduler is not read here",
+        ),
         ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
-        ({"_class_name": ["DDIMScheduler"]}, "known are DDIMScheduler"),
+        ({"_class_name": ["DDIMScheduler"]}, "are: DDIMScheduler"),
         ({"prediction_type": "flow"}, "prediction_type='flow' is unknown"),
         ({"beta_schedule": "laplace"}, "beta_schedule='laplace' is unknown"),
         ({"timestep_spacing": 3}, "timestep_spacing=3 must be text"),
@@ -379,7 +382,7 @@ def test_a_checkpoint_of_training_gives_its_averaged_weights(unet, tmp_path):
     for weight in average.shadow_params:
         weight.mul_(0.5)
     average.save_pretrained(tmp_path / "c/unet_ema")
-    with pytest.raises(ValueError, match=r"does not say its schedule; give .* --config"):
+    with pytest.raises(ValueError, match=r"not say its schedule; give .* ddim import --config"):
         ddim.load(tmp_path / "c")
     DDPMScheduler().save_pretrained(tmp_path / "s")
     config = tmp_path / "s/scheduler_config.json"
@@ -469,9 +472,13 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path):
     ddim.save(model, tmp_path)
     path = tmp_path / f"unet/{STEM}.safetensors"
     state = safetensors.torch.load_file(path)
-    for wrong in (torch.full((8,), math.nan), torch.zeros(8, dtype=torch.int32)):
+    for wrong, words in (
+        (torch.full((8,), math.nan), "what is no finite number"),
+        (torch.zeros(8, dtype=torch.int32), "int32; weights are"),
+        (torch.zeros(8).to(torch.float8_e4m3fn), "float8_e4m3fn; weights are"),
+    ):
         safetensors.torch.save_file({**state, "conv_in.bias": wrong}, path)
-        with pytest.raises(ValueError, match=r"conv_in\.bias holds what is no finite number"):
+        with pytest.raises(ValueError, match=rf"conv_in\.bias holds {words}"):
             ddim.load(tmp_path)
 
 
@@ -486,3 +493,39 @@ def test_a_name_like_that_of_the_hub_gets_a_hint(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"or hf:google/ddpm for the hub"):
         ddim.load("google/ddpm")
     assert isinstance(tiny_model(), Model)
+
+
+def test_dynamic_thresholding_is_kept_and_no_preset_pretends(unet, tmp_path):
+    theirs = DDIMScheduler(thresholding=True, sample_max_value=1.5)
+    model = ddim.load(pipeline(unet, tmp_path / "p", theirs))
+    assert model.sampling.threshold == (0.995, 1.5)
+    with pytest.raises(ValueError, match="no preset does"):
+        ddim.preset("diffusers")(model, 5)
+    ddim.save(model, tmp_path / "q")
+    back = DDIMScheduler.from_pretrained(tmp_path / "q/scheduler")
+    assert (back.config.thresholding, back.config.sample_max_value) == (True, 1.5)
+    assert ddim.load(tmp_path / "q").sampling == model.sampling
+
+
+def test_our_own_file_says_which_weights_are_the_models(unet, tmp_path):
+    """A unet_ema that an older checkpoint left beside is not taken for them."""
+    UNet2DModel(**TINY).save_pretrained(tmp_path / "unet_ema")
+    model = tiny_model()
+    ddim.save(model, tmp_path)
+    assert torch.equal(ddim.load(tmp_path).net.conv_in.weight, model.net.conv_in.weight)
+
+
+def test_options_that_mean_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="variant='fp16'"):
+        ddim.load(PAPER, variant="fp16")
+    ddim.save(Model(tiny_model().net, schedules.linear(), "flow", (1, 8, 8)), tmp_path)
+    with pytest.raises(ValueError, match="leave config, raw and variant out"):
+        ddim.load(tmp_path, raw=True)
+
+
+def test_a_file_that_is_no_checkpoint_is_said_to_be_none(tmp_path):
+    (tmp_path / "grid.png").write_bytes(b"PNG")
+    with pytest.raises(ValueError, match=r"grid\.png is no checkpoint \(\.pth, \.pt"):
+        ddim.load(tmp_path / "grid.png")
+    with pytest.raises(ValueError, match=r"nothere\.yml is no file"):
+        ddim.load(PAPER, config=tmp_path / "nothere.yml")

@@ -52,9 +52,10 @@ def test_a_network_with_classes(tmp_path, suffix):
     ("suffix", "spec"), [(".pt2", "unipc"), (".pt2", "dpmpp2s"), (".onnx", "ddim")]
 )
 def test_a_whole_sampler(tmp_path, suffix, spec):
-    """S = 5: one file from noise to images, for any batch."""
+    """One file from noise to images, for any batch."""
     model, path = tiny_model("v"), tmp_path / f"sampler{suffix}"
-    plan, solver = model.plan(5), ddim.build(spec)
+    steps = 5 if suffix == ".onnx" else 2  # to export takes seconds a step
+    plan, solver = model.plan(steps), ddim.build(spec)
     export(
         Sampler(model, plan, solver, clip=1.0),
         {"x": network_example(model)["x"]},
@@ -65,7 +66,7 @@ def test_a_whole_sampler(tmp_path, suffix, spec):
         x = torch.randn(count, 1, 8, 8)
         ours = ddim.sample(model.denoiser(clip=1.0), x, plan, solver)
         close(answer(path, x=x), ours)
-    assert about(path)["times"] == [1000, 800, 600, 400, 200, 0]
+    assert about(path)["times"] == [level.t for level in plan]
     assert ddim.build(about(path)["solver"]) == solver
 
 
@@ -106,12 +107,12 @@ def test_the_command_exports_both(run, tmp_path):  # noqa: F811
     ddim.save(model, tmp_path / "m")
     code, _, err = run("export", "m", "net.pt2")
     assert (code, "the network, inputs x, t" in err) == (0, True)
-    code, _, err = run("export", "m", "s.pt2", "--steps", 3, "--solver", "unipc")
-    assert (code, "3 network calls" in err) == (0, True)
+    code, _, err = run("export", "m", "s.pt2", "--steps", 2, "--solver", "unipc")
+    assert (code, "2 network calls" in err) == (0, True)
     x = torch.randn(2, 1, 8, 8)
     close(
         answer(tmp_path / "s.pt2", x=x),
-        ddim.sample(model.denoiser(), x, model.plan(3), ddim.UniPC()),
+        ddim.sample(model.denoiser(), x, model.plan(2), ddim.UniPC()),
     )
 
 
@@ -119,7 +120,7 @@ def test_the_command_exports_both(run, tmp_path):  # noqa: F811
     ("words", "sentence"),
     [
         (["net.pth"], r"net\.pth is no place for a program; name a \.pt2 or an \.onnx"),
-        (["net.pt2", "--solver", "unipc"], "--solver belong to a sampler; give --steps"),
+        (["net.pt2", "--solver", "unipc"], "--solver: only for a sampler; give --steps"),
         (["net.pt2", "--steps", 3, "--solver", "ddpm"], "noise"),
         (["net.pt2", "--steps", 0], "steps=0"),
         (["net.pt2", "--times", "500,100"], "let --times fall to 0"),

@@ -108,7 +108,8 @@ def test_offline_push_writes_the_card_and_no_more(run, tmp_path):  # noqa: F811
     assert "HF_HUB_OFFLINE is set: not pushed" in err
     assert ModelCard.load(tmp_path / "m/README.md").data.license == "mit"
     (tmp_path / "m/README.md").write_text("my own")
-    assert run("push", "m", "someone/digits")[0] == 0
+    assert run("push", "m", "someone/digits", "--license", "mit")[0] == 2
+    assert "kept as it is" in run("push", "m", "someone/digits")[2]
     assert (tmp_path / "m/README.md").read_text() == "my own"
     assert ddim.load(tmp_path / "m").target == "v"
 
@@ -116,7 +117,7 @@ def test_offline_push_writes_the_card_and_no_more(run, tmp_path):  # noqa: F811
 class Api:
     """What is asked of the hub."""
 
-    asked: list = []
+    asked = []  # noqa: RUF012
 
     def create_repo(self, name, **options):
         self.asked.append(("create", name, options))
@@ -154,7 +155,7 @@ def test_a_name_or_folder_that_is_none_is_said(run, tmp_path, monkeypatch):  # n
     monkeypatch.setitem(sys.modules, "unused", None)
     for words, sentence in (
         (("push", "m", "digits"), "write owner/name"),
-        (("push", "n", "someone/digits"), "ddim import makes one"),
+        (("push", "n", "someone/digits"), "ddim import makes such a folder"),
     ):
         code, _, err = run(*words)
         assert (code, len(err.splitlines())) == (2, 1)

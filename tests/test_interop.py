@@ -7,12 +7,15 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
@@ -233,6 +236,17 @@ def test_thresholding_is_that_of_diffusers():
     [
         (lambda s: s.step(start(), 555, start()), "timestep 555 and its turn is 900"),
         (lambda s: s.set_timesteps(0), "steps=0"),
+        (lambda s: s.set_timesteps(2.7), "num_inference_steps=2.7; give a whole number"),
+        (lambda s: s.set_timesteps(timesteps=[]), "timesteps is empty"),
+        (lambda s: SolverScheduler(solver=ddim.Heun()), "give text such as 'unipc'"),
+        (
+            lambda s: s.add_noise(start(), start(), s.timesteps[:0]),
+            "no timesteps are left; give more steps",
+        ),
+        (
+            lambda s: SolverScheduler(thresholding=True, clip_keeps_eps=True),
+            "for ddim alone and a clip",
+        ),
         (lambda s: s.set_timesteps(), "give num_inference_steps or timesteps"),
         (lambda s: s.set_timesteps(10, timesteps=[3]), "give num_inference_steps or timesteps"),
         (lambda s: s.set_timesteps(timesteps=[3, 5]), "turns back"),
@@ -549,6 +563,44 @@ def test_the_first_half_of_twice_the_channels_counts():
 def test_what_does_not_go_together_is_said(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        (HeunDiscreteScheduler(), ("beta_start", "beta_end", "timestep_spacing")),
+        (PNDMScheduler(), ("set_alpha_to_one", "timestep_spacing")),
+        (DDIMScheduler(), ("clip_sample", "timestep_spacing")),
+        (EulerDiscreteScheduler(timestep_spacing="trailing"), ("timestep_spacing",)),
+    ],
+)
+def test_what_another_scheduler_left_at_its_defaults_is_taken_too(source, kept):
+    ours = SolverScheduler.from_config(source.config, solver="unipc")
+    for key in kept:
+        assert ours.config[key] == source.config[key]
+
+
+def test_the_sigmas_of_another_scheduler_are_ours_or_refused():
+    options = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
+    ours = SolverScheduler.from_config(DPMSolverMultistepScheduler(**options).config)
+    ours.set_timesteps(5)
+    assert ours.timesteps.tolist() == [999, 843, 593, 142]
+    assert ours.plan[-1].t == 1
+    flow = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction")
+    with pytest.raises(ValueError, match="flow matching is no table of betas"):
+        SolverScheduler.from_config(flow.config)
+    with pytest.raises(ValueError, match="sovler is no option"):
+        SolverScheduler.from_config(DDIMScheduler().config, sovler="heun")
+
+
+def test_in_a_ddim_pipeline_eta_stays_with_the_solver():
+    unet = UNet2DModel(**TINY).eval()
+    pipe = DDIMPipeline(unet, DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = SolverScheduler(solver="heun", clip_sample=True)
+    assert pipe(num_inference_steps=3, output_type="np").images.shape == (1, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"belongs to the solver, 'ddim:eta=0\.5'"):
+        pipe(num_inference_steps=3, eta=0.5)
 
 
 def test_eta_of_a_scheduler_is_in_its_solver():

@@ -131,7 +131,7 @@ def drop_weight(folder):
             lambda f: shutil.rmtree(f / "unet") or (f / "model_index.json").unlink(),
             "holds no model",
         ),
-        (lambda f: (f / "unet/config.json").unlink(), "config.json cannot be read as JSON"),
+        (lambda f: (f / "unet/config.json").unlink(), "config.json is missing"),
         (lambda f: (f / "unet/config.json").write_text("{"), "config.json cannot be read as JSON"),
         (lambda f: (f / "ddim.json").write_text("[]"), "holds a list"),
         (lambda f: edit(f / "unet/config.json", _class_name="DiT"), "'DiT' is not a network"),

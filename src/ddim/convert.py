@@ -12,6 +12,7 @@ import torch
 from ddim import schedules
 from ddim.kinds import built, listed, short
 from ddim.model import Sampling
+from ddim.plans import SPACINGS as OURS
 from ddim.schedules import Schedule
 
 V = TypeVar("V")
@@ -58,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "rescale_betas_zero_snr": False,
 }
 """Every field of diffusers' DDIMScheduler and its default."""
+_THRESHOLD = (0.995, 1.0)
 _SIGMAS = {"timestep_spacing": "linspace", "clip_sample": False}
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
 _SAME_DEFAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -94,6 +96,9 @@ def scheduler_config(schedule: Schedule, target: str, sampling: Sampling) -> dic
         "clip_sample_range": 1.0 if sampling.clip is None else sampling.clip,
         "set_alpha_to_one": sampling.final == 0,
         "steps_offset": sampling.offset,
+        "thresholding": sampling.threshold is not None,
+        "dynamic_thresholding_ratio": (sampling.threshold or _THRESHOLD)[0],
+        "sample_max_value": (sampling.threshold or _THRESHOLD)[1],
         "prediction_type": PREDICTION_TYPES[target],
         "timestep_spacing": SPACINGS[sampling.spacing],
     }
@@ -119,14 +124,20 @@ def from_scheduler_config(config: Mapping[str, Any]) -> tuple[Schedule, str, Sam
     """
     name = config.get("_class_name", "DDIMScheduler")
     if not isinstance(name, str) or name not in SCHEDULERS or config.get("use_flow_sigmas"):
-        why = "with use_flow_sigmas" if config.get("use_flow_sigmas") else "is not"
+        why = " with use_flow_sigmas" if config.get("use_flow_sigmas") else ""
         raise ValueError(
-            f"the scheduler {short(name)} {why} on a table of betas; known are {listed(SCHEDULERS)}"
+            f"the scheduler {str(name)[:60]}{why} is not read here; "
+            f"those on a table of betas are: {listed(SCHEDULERS)}"
         )
     given = {key: config[key] for key in DEFAULTS.keys() & config.keys()}
     fields = built(SchedulerFields, {**DEFAULTS, **SCHEDULERS[name], **given})
     if fields.trained_betas is not None:
         schedule = schedules.from_betas(fields.trained_betas)
+        if config.get("num_train_timesteps", schedule.T) != schedule.T:
+            raise ValueError(
+                f"trained_betas has {schedule.T} entries and num_train_timesteps is "
+                f"{fields.num_train_timesteps}; they must be the same"
+            )
     else:
         shape = (fields.num_train_timesteps, fields.beta_start, fields.beta_end)
         schedule = _known("beta_schedule", fields.beta_schedule, BETA_SCHEDULES)(*shape)
@@ -134,10 +145,14 @@ def from_scheduler_config(config: Mapping[str, Any]) -> tuple[Schedule, str, Sam
         schedule = schedules.zero_terminal(schedule)
     targets = {name: target for target, name in PREDICTION_TYPES.items()}
     spacings = {name: spacing for spacing, name in SPACINGS.items()}
+    if name == "SolverScheduler":  # of ddim.interop, which has our spacings too
+        spacings = {**dict(zip(OURS, OURS, strict=True)), **spacings}
     spacing = _known("timestep_spacing", fields.timestep_spacing, spacings)
     clip = fields.clip_sample_range if fields.clip_sample else None
     zero = fields.set_alpha_to_one and config.get("final_sigmas_type", "zero") == "zero"
-    sampling = Sampling(spacing, clip, 0 if zero else 1, fields.steps_offset)
+    ends = (fields.dynamic_thresholding_ratio, fields.sample_max_value)
+    threshold = ends if fields.thresholding else None
+    sampling = Sampling(spacing, clip, 0 if zero else 1, fields.steps_offset, threshold)
     return schedule, _known("prediction_type", fields.prediction_type, targets), sampling
 
 

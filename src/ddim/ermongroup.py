@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ddim.files import read_checkpoint, read_yaml
-from ddim.kinds import built, short
+from ddim.kinds import built, listed, short
 from ddim.model import Model, Sampling
 from ddim.nets import UNet, UNetConfig
 from ddim.schedules import Schedule, from_betas, linear, scaled_linear
 from ddim.weights import fill, state_dict
 
 CHECKPOINT, CONFIG = "ckpt.pth", "config.yml"
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 _RESNET = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
@@ -34,11 +35,17 @@ def open_checkpoint(path: Path, config: Path | None = None, *, raw: bool = False
     last update rather than their average, which is preferred where there is one.
     Raises ValueError for anything that is not this layout or does not belong together.
     """
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{path} is no checkpoint ({listed(_SUFFIXES)}); give one, or the folder of a model"
+        )
     beside = config or path.parent / CONFIG
+    if config is not None and not config.is_file():
+        raise ValueError(f"{config} is no file; give the YAML configuration of {path.name}")
     if not beside.exists():
         raise ValueError(
-            f"{path} does not say how its network is built; give its YAML file with --config "
-            f"(config= in Python), or put it beside as {CONFIG}"
+            f"{path} does not say how its network is built; give its YAML file by "
+            f"ddim import --config (config= in Python), or put it beside as {CONFIG}"
         )
     described = _Config.read(beside)
     state, taken = _chosen(read_checkpoint(path), path, raw)
@@ -162,7 +169,8 @@ def _chosen(content: Any, path: Path, raw: bool) -> tuple[dict[str, Tensor], dic
         for key, value in zip(("epoch", "step"), content[2:4], strict=True)
         if type(value) is int
     }
-    weights = {"weights": "ema" if averaged else "raw", **counts}
+    taken = "ema" if averaged else "raw" if len(content) == 5 else "the only ones"
+    weights = {"weights": taken, **counts}
     return state_dict(content[4] if averaged else content[0], path), weights
 
 
@@ -179,6 +187,8 @@ def _translated(state: Mapping[str, Tensor], path: Path, levels: int) -> dict[st
                 f"{path}: {short(key)} is no weight of the U-Net of ermongroup/ddim with "
                 f"{levels} levels"
             )
+        if name in found:
+            raise ValueError(f"{path} holds {short(plain)} twice; it is no state dict")
         pixelwise = "attentions" in name and tensor.shape[2:] == (1, 1)
         found[name] = tensor[:, :, 0, 0] if pixelwise else tensor
     return found

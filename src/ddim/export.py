@@ -71,7 +71,13 @@ def export(module: nn.Module, example: Mapping[str, Tensor], path: str | Path, a
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about their own deprecations
         right = module(**example)
-        content, answer = make(module, example, json.dumps(about))
+        try:
+            content, answer = make(module, example, json.dumps(about))
+        except (ValueError, OSError, ImportError):
+            raise
+        except Exception as error:  # of the exporters, which raise what they meet
+            words = " ".join(str(error).split())[:160]
+            raise ValueError(f"torch cannot export this to {path.suffix} ({words})") from error
         apart = (answer - right).abs().max().item()
     if not apart <= _AGREE:
         raise FloatingPointError(
@@ -95,6 +101,7 @@ def about_network(model: Model) -> dict[str, Any]:
     return {
         "what": "the network: out = net(x, t), t = level − 1",
         "target": model.target,
+        "channels": "of twice the shape's channels the first half is meant, the rest a variance",
         "shape": list(model.shape),
         "range": [-1, 1],
         "signal": model.schedule.signal.tolist(),

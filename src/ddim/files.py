@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
+import zipfile
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
-_LONGEST_TEXT = 64 << 20
+_LONGEST_JSON, _LONGEST_YAML = 64 << 20, 1 << 20
 _NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
 
 
@@ -60,8 +62,10 @@ def to_json(content: Mapping[str, Any]) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError naming the file if it is missing or is not one."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing")
     try:
-        return _object(json.loads(_text(path)))
+        return _object(json.loads(_text(path, _LONGEST_JSON)))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({_line(error)})") from error
 
@@ -72,8 +76,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises ValueError naming the file for any other tag, for aliases, and for what is no mapping.
     """
     try:
-        return _object(yaml.load(_text(path), Loader=_Plain))
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        return _object(yaml.load(_text(path, _LONGEST_YAML), Loader=_Plain))
+    except Exception as error:  # its reader raises what it meets
         raise ValueError(f"{path} cannot be read as YAML ({_line(error)})") from error
 
 
@@ -109,13 +113,17 @@ def read_checkpoint(path: Path) -> Any:
     Raises ValueError otherwise.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_compressed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its advice is to run what is in there
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        if type(error).__name__ == "UnpicklingError" and foreign:
+        if type(error).__name__ == "UnpicklingError":
+            foreign = re.search(r"GLOBAL (\S+)", str(error))
+            what = f"asks to run {foreign[1]}" if foreign else "is a pickle of something else"
             raise ValueError(
-                f"{path} asks to run {foreign[1]}, and a checkpoint should hold nothing but "
-                "weights, numbers and text; nothing was run: save its state dict instead"
+                f"{path} {what}, and a checkpoint should hold nothing but weights, numbers and "
+                "text; nothing was run: save its state dict instead"
             ) from error
         raise ValueError(
             f"{path} cannot be read as a checkpoint of torch ({_line(error)}); "
@@ -123,9 +131,17 @@ def read_checkpoint(path: Path) -> Any:
         ) from error
 
 
-def _text(path: Path) -> str:
-    if path.is_file() and path.stat().st_size > _LONGEST_TEXT:
-        raise ValueError(f"it has {path.stat().st_size} bytes, and 64 MiB is the most")
+def _refuse_compressed(path: Path) -> None:
+    """Raise ValueError for an archive that unfolds: torch.save stores what it writes as it is."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, which no checkpoint of torch is")
+
+
+def _text(path: Path, longest: int) -> str:
+    if path.is_file() and path.stat().st_size > longest:
+        raise ValueError(f"it has {path.stat().st_size} bytes, and {longest} is the most")
     return path.read_text(encoding="utf-8")
 
 

@@ -42,7 +42,9 @@ def fetch(name: str) -> str:
         where = (
             "is not in the local cache, and HF_HUB_OFFLINE is set" if offline else "cannot be had"
         )
-        raise ValueError(f"{name} {where} ({type(error).__name__}: {words})") from error
+        raise ValueError(
+            f"{name} {where}; check the name and the network ({type(error).__name__}: {words})"
+        ) from error
     return folder
 
 
@@ -53,13 +55,18 @@ def offline() -> bool:
     return is_offline_mode()
 
 
+def checked(name: str) -> str:
+    """The name, if it is owner/name. Raises ValueError otherwise."""
+    if not _ID.fullmatch(f"{PREFIX}{name}") or "@" in name:
+        raise ValueError(f"{name!r} is no name of a model on the hub; write owner/name")
+    return name
+
+
 def push(folder: Path, name: str, *, private: bool = False) -> str:
     """Upload a model's folder to owner/name, made if need be, and return its address.
 
     Takes the card, JSON and safetensors alone. Raises ValueError if the hub does not take it.
     """
-    if not _ID.fullmatch(f"{PREFIX}{name}"):
-        raise ValueError(f"{name!r} is no name of a model on the hub; write owner/name")
     import huggingface_hub
 
     hub = huggingface_hub.HfApi()

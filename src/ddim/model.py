@@ -21,13 +21,15 @@ class Sampling:
     """How a model's folder asks to be sampled: kept, written back, applied only when asked for.
 
     clip: the limit on x0, or None.   final: t of the last level, 0 or 1.   offset: what diffusers
-    adds to its leading timesteps, 1 in Stable Diffusion.
+    adds to its leading timesteps, 1 in Stable Diffusion.   threshold: quantile and maximum of
+    dynamic thresholding, or None.
     """
 
     spacing: str = "trailing"
     clip: float | None = None
     final: int = 0
     offset: int = 0
+    threshold: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.final not in (0, 1) or self.offset < 0 or not (self.clip is None or self.clip > 0):

@@ -124,6 +124,11 @@ class Diffusers:
                 f"the model asks for spacing={asked.spacing!r}, which diffusers does not have; "
                 f"it has {listed(SPACINGS)}"
             )
+        if asked.threshold:
+            raise ValueError(
+                "the model asks for dynamic thresholding, which no preset does; sample without one "
+                "and wrap the denoiser in ddim.threshold"
+            )
         return replace(
             _recipe(
                 single(model),

@@ -94,6 +94,8 @@ def load(
     beside = None if config is None else Path(config)
     checkpoint = folder if folder.is_file() else folder / ermongroup.CHECKPOINT
     if checkpoint.is_file() and not holds_model(folder):
+        if variant:
+            raise ValueError(f"variant={variant!r}: {checkpoint} has none; leave it out")
         model = ermongroup.open_checkpoint(checkpoint, beside, raw=raw)
     elif holds_model(folder) or (folder / "config.json").is_file() or _unets(folder):
         model = _opened(folder, beside, raw, variant)
@@ -111,6 +113,8 @@ def load(
 def _opened(folder: Path, config: Path | None, raw: bool, variant: str | None) -> Model:
     """The model of a folder of ours or of diffusers."""
     if (folder / PLAIN[0]).exists() and not (folder / "model_index.json").exists():
+        if config or raw or variant:
+            raise ValueError(f"{folder} is a folder of ours; leave config, raw and variant out")
         net = _net(folder / PLAIN[0])
         fill(net, read_file(folder / PLAIN[1]), folder / PLAIN[1])
         return _described(net, folder / "ddim.json")
@@ -119,6 +123,9 @@ def _opened(folder: Path, config: Path | None, raw: bool, variant: str | None) -
     net = _net(place / "config.json")
     state, path = read_weights(place, variant)
     fill(bare(net), state, path)
+    if any(buffer.is_meta for buffer in net.buffers()):  # of diffusers, made and not stored
+        net = Borrowed(_config(net).written())
+        fill(net.net, state, path)
     if (folder / "ddim.json").exists() and config is None:
         return _described(net, folder / "ddim.json")
     scheduler = config or _scheduler(folder)
@@ -150,7 +157,7 @@ def _unets(folder: Path) -> list[str]:
 
 def _chosen(folder: Path, raw: bool) -> tuple[Path, dict[str, Any]]:
     """The folder of the network, and what to note of it: the averaged one, where both are there."""
-    found = _unets(folder)
+    found = ["unet"] if (folder / "ddim.json").exists() else _unets(folder)
     if raw and "unet_ema" not in found:
         raise ValueError(
             f"{folder} holds one set of weights, so there is no raw one; leave raw out"
@@ -166,7 +173,7 @@ def _scheduler(folder: Path) -> Path:
     if not path.exists() and not (folder / "model_index.json").exists():
         raise ValueError(
             f"{folder} holds a U-Net and does not say its schedule; give the scheduler_config.json "
-            "that it was trained with by --config (config= in Python)"
+            "that it was trained with by ddim import --config (config= in Python)"
         )
     return path if path.exists() else beside
 

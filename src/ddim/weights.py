@@ -14,6 +14,7 @@ from ddim.kinds import listed, short
 
 STEM = "diffusion_pytorch_model"
 _VARIANT = re.compile(rf"{STEM}(?:\.(\w+)\.(?:safetensors|bin)|\.\w+\.index\.(\w+)\.json)")
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -70,7 +71,15 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
                 f"configuration asks for {own.get(name, 'no such weight')}; "
                 "they do not belong together"
             )
-        if not state[name].is_floating_point() or not torch.isfinite(state[name]).all():
+        tensor = state[name]
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if tensor.dtype not in _FLOATS or not plain:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{path}: {name} holds {kind}{'' if plain else ', sparse or empty'}; weights are "
+                "of float32, float64, float16 or bfloat16"
+            )
+        if not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name} holds what is no finite number; it is damaged")
     net.load_state_dict(
         {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}, assign=True

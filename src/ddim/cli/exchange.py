@@ -28,14 +28,16 @@ def bring(
 ) -> None:
     """Convert a model of diffusers, of ermongroup/ddim or of the hub into a folder of ours.
 
+    Of diffusers: pipelines of a UNet2DModel, and checkpoints of its training, which need --config.
     Averaged (EMA) weights are taken where there are both.
     """
     import ddim
-    from ddim import store
 
     writable(out)
-    if store.holds_model(out):
-        raise ValueError(f"{out} holds a model already; choose another folder")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose a new folder")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{out} is inside {source}; choose a folder elsewhere")
     model = ddim.load(source, config=config, raw=raw, variant=variant)
     ddim.save(model, out)
     taken = _taken(model.notes)
@@ -67,7 +69,8 @@ def export(
     label: Label = None,
     clip: Clip = None,
 ) -> None:
-    """Write the network as a program without ddim; with --steps or --times, a whole sampler.
+    """Write the network as a program without ddim; with --steps or --times, a whole sampler, whose
+    file and time to export grow with the steps.
 
     The network takes x and t (the level − 1), and label where it has classes. The sampler takes x
     from N(0, I) and gives images in [-1, 1]. Both take any batch. The file is run and compared
@@ -76,7 +79,7 @@ def export(
     import ddim
     from ddim import export as programs
 
-    if output.suffix not in programs.SUFFIXES:
+    if output.suffix not in programs.SUFFIXES or output.is_dir():
         raise ValueError(f"{output} is no place for a program; name a .pt2 or an .onnx file")
     writable(output.parent)
     opened = ddim.load(model)
@@ -85,7 +88,7 @@ def export(
         given = {"spacing": spacing, "solver": solver, "label": label, "clip": clip}
         if options := [f"--{name}" for name, value in given.items() if value is not None]:
             raise ValueError(
-                f"{' and '.join(options)} belong to a sampler; give --steps or --times with them"
+                f"{' and '.join(options)}: only for a sampler; give --steps or --times too"
             )
         apart = programs.export(opened.net, example, output, programs.about_network(opened))
         what = f"the network, inputs {', '.join(example)}"
@@ -100,7 +103,7 @@ def export(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="A model's folder.")],
+    folder: Annotated[Path, typer.Argument(help="A model's folder on this machine.")],
     name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
     license: Annotated[str | None, typer.Option(help="For the card, such as mit.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Nobody else may see it.")] = False,
@@ -111,14 +114,20 @@ def push(
     """
     from ddim import card, files, hub, store
 
+    hub.checked(name)
+    if not store.holds_model(folder) or not list(folder.rglob("*.safetensors")):
+        raise ValueError(
+            f"{folder} holds no model as safetensors; ddim import makes such a folder of any"
+        )
     writable(folder)
-    if not store.holds_model(folder):
-        raise ValueError(f"{folder} holds no model of ours or of diffusers; ddim import makes one")
-    text = card.card(store.load(folder), name, license)
-    written = folder / "README.md"
-    if not written.exists():
+    text, written = card.card(store.load(folder), name, license), folder / "README.md"
+    if kept := written.exists():
+        if license is not None:
+            raise ValueError(f"{written} is there and is kept; write the license into it")
+    else:
         files.write(written, text.encode())
     if hub.offline():
-        print(f"{written}: written. HF_HUB_OFFLINE is set: not pushed", file=sys.stderr)
+        done = "kept as it is" if kept else "written"
+        print(f"{written}: {done}. HF_HUB_OFFLINE is set: not pushed", file=sys.stderr)
         return
     print(f"{hub.push(folder, name, private=private)}: pushed", file=sys.stderr)

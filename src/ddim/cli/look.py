@@ -77,13 +77,15 @@ def info(
     from dataclasses import asdict
 
     import ddim
+    from ddim.nets import bare
 
     opened = ddim.load(model)
     end = opened.schedule.level(opened.schedule.T)
     facts = {
-        "network": type(opened.net).__name__,
+        "network": type(bare(opened.net)).__name__,
         "weights": opened.size,
         "shape": list(opened.shape),
+        **({} if opened.classes is None else {"classes": opened.classes}),
         "target": opened.target,
         "T": opened.schedule.T,
         "signal_T": end.signal,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +37,10 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     timestep_spacing: leading, trailing or linspace, on the grids of diffusers; or uniform,
         quadratic, log_snr or rho, which are ours.
     clip_keeps_eps: for ddim alone, what clip_sample means in DDIMScheduler; False re-derives eps.
-    The other options are those of DDIMScheduler. A solver that looks twice at an interval has more
-    timesteps than steps (`order` 2). An edit between two steps (inpainting, say) is honoured.
+    The other options are those of DDIMScheduler, but clip_sample is False unless it is set.
+    `from_config` takes every value of the other scheduler, its defaults too; karras sigmas become
+    the spacing rho. A solver that looks twice at an interval has more timesteps than steps, `order`
+    times as many. An edit between two steps (inpainting, say) is honoured.
     """
 
     _compatibles = [kind.name for kind in KarrasDiffusionSchedulers]
@@ -64,15 +67,20 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         solver: str = "ddim",
         clip_keeps_eps: bool = False,
     ) -> None:
+        if not isinstance(solver, str):
+            raise ValueError(f"solver={solver!r}; give text such as 'unipc', see ddim.describe")
         self.solver: Solver = build(solver)
         if timestep_spacing not in {*SPACINGS.values(), *OURS}:
             raise ValueError(
                 f"timestep_spacing={timestep_spacing!r} is unknown; "
                 f"choose one of {listed({**dict.fromkeys(SPACINGS.values()), **OURS})}"
             )
-        if clip_keeps_eps and not isinstance(self.solver, DDIM):
-            raise ValueError(f"clip_keeps_eps is for ddim alone, and the solver is {solver}")
-        known = {**self.config, "timestep_spacing": "trailing", "_class_name": "SolverScheduler"}
+        if clip_keeps_eps and (thresholding or not isinstance(self.solver, DDIM)):
+            raise ValueError(
+                f"clip_keeps_eps is for ddim alone and a clip; the solver is {solver}, "
+                f"thresholding={thresholding}"
+            )
+        known = {**self.config, "_class_name": "SolverScheduler"}
         if known["trained_betas"] is not None:
             known["trained_betas"] = [float(beta) for beta in known["trained_betas"]]
         self.schedule, self.target, self._sampling = from_scheduler_config(known)
@@ -82,6 +90,25 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         self._index = 0
         self._generator: Any = None
         self.set_timesteps(min(20, self.schedule.T))
+
+    @classmethod
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        """A scheduler with the values of another one's configuration, and those given here.
+
+        Raises ValueError for an option that it does not have, and for flow matching.
+        """
+        if unknown := kwargs.keys() - inspect.signature(cls.__init__).parameters.keys():
+            raise ValueError(f"{listed(sorted(unknown))} is no option of SolverScheduler")
+        entries = {k: v for k, v in dict(config or {}).items() if k != "_use_default_values"}
+        if entries.get("use_flow_sigmas"):
+            raise ValueError("use_flow_sigmas: flow matching is no table of betas")
+        if entries.get("use_karras_sigmas"):
+            entries["timestep_spacing"] = "rho"
+        if entries.get("final_sigmas_type", "zero") != "zero":
+            entries["set_alpha_to_one"] = False
+        return super().from_config(entries, return_unused_kwargs, **kwargs)
 
     def set_timesteps(
         self,
@@ -95,10 +122,16 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("give num_inference_steps or timesteps, and not both")
-        if timesteps is not None:
-            times = [float(step) + 1 for step in timesteps]
+        if timesteps is None:
+            if type(num_inference_steps) is not int:
+                raise ValueError(
+                    f"num_inference_steps={num_inference_steps!r}; give a whole number"
+                )
+            times = self._times(num_inference_steps)
         else:
-            times = self._times(int(num_inference_steps or 0))
+            times = [float(step) + 1 for step in timesteps]
+            if not times:
+                raise ValueError("timesteps is empty; give at least one")
         final = self._sampling.final
         self.plan: Plan = plan(self.schedule, times if times[-1] == final else [*times, final])
         asked = visited(self.solver, self.plan)
@@ -114,6 +147,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool | None = None,
         generator: Any = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
@@ -121,8 +156,11 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
         model_output, sample: (B, C, ...) of any float dtype; the coefficients are float64, the
         arithmetic float32 or wider.   generator: of the noise, for solvers that draw.
-        Raises ValueError for a timestep out of turn.
+        eta, use_clipped_model_output: what some pipelines hand over; the solver and clip_keeps_eps
+            say it here. Raises ValueError for an eta above 0 and for a timestep out of turn.
         """
+        if eta:
+            raise ValueError(f"eta={eta:g}: here it belongs to the solver, 'ddim:eta={eta:g}'")
         state = floating(sample).to(torch.promote_types(sample.dtype, torch.float32))
         self._generator = generator
         run = self._begin(state, timestep) if self._run is None else self._run
@@ -242,6 +280,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         ).to(like)
 
     def _levels(self, timesteps: Tensor, like: Tensor) -> Level:
+        if not timesteps.numel():
+            raise ValueError("no timesteps are left; give more steps, or a higher strength")
         if not timesteps.is_floating_point():
             return self.schedule.levels(timesteps.reshape(-1) + 1, like)
         levels = [self.schedule.level(step + 1) for step in timesteps.reshape(-1).tolist()]

@@ -94,6 +94,7 @@ class UNetConfig:
     num_train_timesteps: int | None = None
 
     def __post_init__(self) -> None:
+        self._bounded()
         for key, allowed in ONLY.items():
             _offered(key, getattr(self, key), allowed)
         for key, table in (("down_block_types", DOWN), ("up_block_types", UP)):
@@ -104,7 +105,6 @@ class UNetConfig:
                     f"{key} has {len(getattr(self, key))} entries and block_out_channels "
                     f"{len(self.block_out_channels)}; give one block per width"
                 )
-        self._bounded()
         for width in self.block_out_channels:
             if width % self.norm_num_groups or width % (self.attention_head_dim or width):
                 raise ValueError(
