@@ -336,9 +336,9 @@ def test_an_index_that_is_wrong_is_named(unet, tmp_path):
     for name, file, words in (
         (names[0], "../../../etc/passwd", "no file of weights beside it"),
         (names[0], "/etc/passwd", "no file of weights beside it"),
-        (names[0], other, "and it is not"),
-        (names[0], "missing.safetensors", "missing or damaged"),
-        ("surplus", files[0], "'surplus' is in"),
+        (names[0], other, "they do not agree"),
+        (names[0], "missing.safetensors", "they do not agree"),
+        ("surplus", files[0], "says that 'surplus' is in"),
     ):
         wrong = {**right, "weight_map": {**right["weight_map"], name: file}}
         path.write_text(json.dumps(wrong))

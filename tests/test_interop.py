@@ -566,15 +566,16 @@ def test_what_does_not_go_together_is_said(call, words):
 
 
 @pytest.mark.parametrize(
-    ("source", "kept"),
+    ("kind", "kept"),
     [
-        (HeunDiscreteScheduler(), ("beta_start", "beta_end", "timestep_spacing")),
-        (PNDMScheduler(), ("set_alpha_to_one", "timestep_spacing")),
-        (DDIMScheduler(), ("clip_sample", "timestep_spacing")),
-        (EulerDiscreteScheduler(timestep_spacing="trailing"), ("timestep_spacing",)),
+        (HeunDiscreteScheduler, ("beta_start", "beta_end", "timestep_spacing")),
+        (PNDMScheduler, ("set_alpha_to_one", "timestep_spacing")),
+        (DDIMScheduler, ("clip_sample", "timestep_spacing")),
+        (EulerDiscreteScheduler, ("timestep_spacing",)),
     ],
 )
-def test_what_another_scheduler_left_at_its_defaults_is_taken_too(source, kept):
+def test_what_another_scheduler_left_at_its_defaults_is_taken_too(kind, kept):
+    source = kind()
     ours = SolverScheduler.from_config(source.config, solver="unipc")
     for key in kept:
         assert ours.config[key] == source.config[key]

@@ -87,9 +87,9 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of every file that an index names, each taken from the file it is said to be in.
+    """The tensors of every file that an index names.
 
-    Raises ValueError for a file outside the folder or a tensor that is not where it should be.
+    Raises ValueError for a file outside the folder or a tensor that is not where it is said to be.
     """
     placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed:
@@ -99,10 +99,11 @@ def _shards(index: Path) -> dict[str, Tensor]:
         if not re.fullmatch(r"[\w-][\w.-]*\.(safetensors|bin)", name):
             raise ValueError(f"{index} names {short(name)}, which is no file of weights beside it")
         shard = read_file(index.parent / name)
-        for key in (key for key, value in placed.items() if value == name):
-            if key not in shard:
-                raise ValueError(f"{index} says that {short(key)} is in {name}, and it is not")
-            state[key] = shard[key]
+        said = {key for key, value in placed.items() if value == name}
+        for key in sorted(said ^ shard.keys()):
+            there = "says that" if key in said else "does not say that"
+            raise ValueError(f"{index} {there} {short(key)} is in {name}; they do not agree")
+        state |= shard
     return state
 
 
