@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         guide as guide,
         threshold as threshold,
     )
+    from ddim.interop import denoiser_from as denoiser_from
     from ddim.inversion import (
         between as between,
         decode as decode,
@@ -76,6 +77,7 @@ _HOME = {
     "fixed_point": ("Inverse", "invert"),
     "gradients": ("recompute", "sample_reversibly"),
     "guidance": ("classifier_guide", "clip", "guide", "threshold"),
+    "interop": ("denoiser_from",),
     "inversion": ("between", "decode", "encode", "reconstruct", "slerp"),
     "likelihood": ("bits_per_dim", "fine_plan", "variational_bound"),
     "measurements": ("Blur", "Downsample", "Mask", "project"),
@@ -105,7 +107,7 @@ _HOME = {
     "training": ("Training", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = (*_HOME, "exact", "latents", "losses", "metrics", "nets")
+_MODULES = (*_HOME, "exact", "export", "latents", "losses", "metrics", "nets")
 
 
 def __getattr__(name: str) -> Any:
