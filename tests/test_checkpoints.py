@@ -156,6 +156,7 @@ def test_every_beta_schedule_of_the_papers_code(paper):
         ("model", {"num_res_blocks": 10**9}, "at most 64"),
         ("model", {"num_res_blocks": "two"}, "must be whole number"),
         ("data", {"image_size": 2**40}, "image_size"),
+        ("data", {"logit_transform": True}, "logits"),
         ("data", {"rescaled": False}, r"\[0, 1\]"),
         ("diffusion", {"beta_schedule": "cosine"}, "known are linear, quad, const, jsd, sigmoid"),
         ("diffusion", {"beta_end": 7}, "beta_end"),
@@ -214,7 +215,17 @@ def test_every_scheduler_says_what_diffusers_reads(name, options):
         ]
     )
     assert (sampling.clip is not None) == theirs.config.get("clip_sample", False)
-    assert sampling.final == (0 if theirs.config.get("set_alpha_to_one", True) else 1)
+    if hasattr(theirs, "sigmas"):
+        theirs.set_timesteps(10)
+        assert sampling.final == (0 if theirs.sigmas[-1] == 0 else 1)
+    else:
+        assert sampling.final == (0 if theirs.config.get("set_alpha_to_one", True) else 1)
+    carried = {"_class_name": name, **options, "clip_sample": True, "set_alpha_to_one": False}
+    _, _, again = from_scheduler_config(carried)
+    if "set_alpha_to_one" not in theirs.config:
+        assert again.final == sampling.final
+    if "clip_sample" not in theirs.config:
+        assert again.clip is None
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_guided_diffusion_clips_and_derives_eps_anew(eta):
 
 
 def test_guided_diffusion_refuses_the_steps_that_its_code_refuses():
-    feasible = {len(range(0, 1000, stride)) for stride in range(1, 1001)}
+    feasible = {len(range(0, 1000, stride)) for stride in range(1, 1000)}
     for steps in range(1, 1001):
         if steps in feasible:
             assert len(PRESETS["guided-diffusion"]()(model(), steps).plan) == steps + 1
@@ -135,7 +135,7 @@ def test_guided_diffusion_refuses_the_steps_that_its_code_refuses():
                 PRESETS["guided-diffusion"]()(model(), steps)
             near = [int(word) for word in str(refusal.value).split("choose ")[1].split(" or ")]
             assert set(near) <= feasible
-            assert near[0] < steps < near[-1]
+            assert near[0] < steps < near[-1] or steps == 1
 
 
 @pytest.mark.parametrize("eta", [0, 1])

@@ -8,7 +8,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 
 import ddim
 from ddim import Model, Sampling, schedules
-from ddim.convert import scheduler_config
+from ddim.convert import from_scheduler_config, scheduler_config
 from ddim.files import write
 from tiny import tiny_model
 
@@ -97,6 +97,20 @@ def test_every_field_of_the_scheduler_is_written_out():
     assert theirs - {"_use_default_values"} <= set(ours)
     assert ours["beta_schedule"] == "linear"
     assert (ours["beta_start"], ours["beta_end"], ours["trained_betas"]) == (1e-4, 0.02, None)
+
+
+@pytest.mark.parametrize("T", [1500, 4000])
+def test_long_schedules_are_written(T):
+    for schedule, name in (
+        (schedules.cosine(T), "squaredcos_cap_v2"),
+        (schedules.sigmoid(T), "linear"),
+        (schedules.zero_terminal(schedules.linear(T)), "linear"),
+    ):
+        config = scheduler_config(schedule, "v", Sampling())
+        assert config["beta_schedule"] == name
+        assert (config["trained_betas"] is None) == (name != "linear")
+        again, _, _ = from_scheduler_config(config)
+        torch.testing.assert_close(again.signal, schedule.signal, rtol=1e-9, atol=1e-12)
 
 
 def test_a_table_without_a_name_travels_as_betas():

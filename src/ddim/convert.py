@@ -62,19 +62,24 @@ DEFAULTS: dict[str, Any] = {
 _THRESHOLD = (0.995, 1.0)
 _SIGMAS = {"timestep_spacing": "linspace", "clip_sample": False}
 _LATENT = {"beta_start": 0.00085, "beta_end": 0.012}
-_SAME_DEFAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("DDIM DDIMParallel DDPM DDPMParallel Solver", {}),
-    ("PNDM", {"set_alpha_to_one": False, "clip_sample": False}),
-    ("DEISMultistep DPMSolverMultistep DPMSolverSinglestep UniPCMultistep", _SIGMAS),
-    ("EulerDiscrete EulerAncestralDiscrete LMSDiscrete SASolver", _SIGMAS),
-    ("HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete", {**_SIGMAS, **_LATENT}),
-    ("LCM TCD", {**_LATENT, "beta_schedule": "scaled_linear", "clip_sample": False}),
+_NOT_ITS = ("set_alpha_to_one", "clip_sample")
+_ALIKE: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("DDIM DDIMParallel", {}, ()),
+    ("DDPM DDPMParallel", {}, ("set_alpha_to_one",)),
+    ("PNDM", {"set_alpha_to_one": False, "clip_sample": False}, ("clip_sample",)),
+    ("DPMSolverMultistep DPMSolverSinglestep UniPCMultistep", _SIGMAS, _NOT_ITS),
+    ("EulerDiscrete EulerAncestralDiscrete LMSDiscrete", _SIGMAS, _NOT_ITS),
+    ("DEISMultistep SASolver", {**_SIGMAS, "set_alpha_to_one": False}, _NOT_ITS),
+    ("HeunDiscrete", {**_SIGMAS, **_LATENT}, ("set_alpha_to_one",)),
+    ("KDPM2Discrete KDPM2AncestralDiscrete", {**_SIGMAS, **_LATENT}, _NOT_ITS),
+    ("LCM TCD", {**_LATENT, "beta_schedule": "scaled_linear", "clip_sample": False}, ()),
+    ("Solver", {"clip_sample": False}, ()),
 )
-SCHEDULERS = {
-    f"{name}Scheduler": defaults for names, defaults in _SAME_DEFAULTS for name in names.split()
-}
+SCHEDULERS = {f"{name}Scheduler": own for names, own, _ in _ALIKE for name in names.split()}
 """The schedulers of diffusers that run the process of this library, and where the defaults of each
 differ from DEFAULTS."""
+CARRIED = {f"{name}Scheduler": keys for names, _, keys in _ALIKE for name in names.split()}
+"""What a configuration of each may hold of another scheduler's and it does not read."""
 
 
 def expressible(schedule: Schedule, target: str, sampling: Sampling) -> bool:
@@ -111,8 +116,11 @@ def _betas(schedule: Schedule) -> dict[str, Any]:
     start, end = (float(f"{beta:.12g}") for beta in (betas[0], betas[-1]))
     named = {"beta_start": start, "beta_end": end}
     for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):  # sigmoid's ends are not its β
-        make = BETA_SCHEDULES[name]
-        if torch.allclose(make(schedule.T, start, end).alpha_bar, alpha, rtol=1e-9, atol=1e-15):
+        try:
+            table = BETA_SCHEDULES[name](schedule.T, start, end).alpha_bar
+        except ValueError:  # between these ends it is no schedule
+            continue
+        if torch.allclose(table, alpha, rtol=1e-9, atol=1e-15):
             return {"beta_schedule": name, **named}
     return {"beta_schedule": "linear", **named, "trained_betas": betas.tolist()}
 
@@ -129,7 +137,7 @@ def from_scheduler_config(config: Mapping[str, Any]) -> tuple[Schedule, str, Sam
             f"the scheduler {str(name)[:60]}{why} is not read here; "
             f"those on a table of betas are: {listed(SCHEDULERS)}"
         )
-    given = {key: config[key] for key in DEFAULTS.keys() & config.keys()}
+    given = {key: config[key] for key in DEFAULTS.keys() & config.keys() - {*CARRIED[name]}}
     fields = built(SchedulerFields, {**DEFAULTS, **SCHEDULERS[name], **given})
     if fields.trained_betas is not None:
         schedule = schedules.from_betas(fields.trained_betas)
@@ -184,10 +192,33 @@ class SchedulerFields:
             )
 
 
+def adopted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of another scheduler for SolverScheduler: every value, defaults too.
+
+    Karras sigmas become the spacing rho, Lu's lambdas log_snr. Raises ValueError for what has no
+    counterpart.
+    """
+    entries = {k: v for k, v in config.items() if k != "_use_default_values"}
+    kind = entries.get("_class_name", "SolverScheduler")
+    if kind != "SolverScheduler" and kind in SCHEDULERS:
+        own = {**DEFAULTS, **SCHEDULERS[kind]}
+        entries = {**own, **entries, **{key: own[key] for key in CARRIED[kind]}}
+    for key in ("use_flow_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+        if entries.get(key):
+            raise ValueError(f"{key} is not here; set it to False and choose timestep_spacing")
+    for key, spacing in (("use_karras_sigmas", "rho"), ("use_lu_lambdas", "log_snr")):
+        if entries.get(key):
+            entries["timestep_spacing"] = spacing
+    if entries.get("final_sigmas_type", "zero") != "zero":
+        entries["set_alpha_to_one"] = False
+    return entries
+
+
 def grid(spacing: str, T: int, steps: int, offset: int = 0) -> list[int]:
     """The timesteps of diffusers' DDIMScheduler, 0-based and falling; never below 0.
 
-    spacing: leading, trailing or linspace. Its trailing rounds where ours takes the ceiling.
+    spacing: leading, trailing or linspace, whose one step is from T − 1 and not, as there, from 0.
+    Its trailing rounds where ours takes the ceiling.
     Raises ValueError for more steps than T or timesteps beyond the table.
     """
     if type(steps) is not int or not 1 <= steps <= T:

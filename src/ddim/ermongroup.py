@@ -112,6 +112,8 @@ class _Config:
                 raise ValueError("resamp_with_conv=False is not in our U-Net")
             if parts["data"].get("rescaled", True) is not True:
                 raise ValueError("rescaled=False: its images lie in [0, 1], and ours in [-1, 1]")
+            if parts["data"].get("logit_transform", False) is not False:
+                raise ValueError("logit_transform=True: its images are logits, not in [-1, 1]")
             size = parts["data"].get("image_size")
             schedule = built(_Diffusion, _known(parts["diffusion"], _Diffusion)).schedule()
             return cls(_unet(net, size), schedule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,9 +113,11 @@ def about_network(model: Model) -> dict[str, Any]:
 def about_sampler(model: Model, plan: Plan, solver: Solver) -> dict[str, Any]:
     """What those who run an exported sampler have to know."""
     return {
-        "what": "a sampler: image = sampler(x), x from N(0, I)",
+        "what": "a sampler: image = sampler(x), x at the first level: from N(0, I) where that is T",
         "solver": describe(solver),
-        "times": [float(level.t) for level in plan],
+        "times": [None if math.isnan(level.t) else float(level.t) for level in plan],
+        "signal": [float(level.signal) for level in plan],
+        "noise": [float(level.noise) for level in plan],
         "shape": list(model.shape),
         "range": [-1, 1],
     }

@@ -95,8 +95,8 @@ class GuidedDiffusion:
         """Raises ValueError for a number of steps that no whole stride gives."""
         T = _admitted(model.schedule.T, steps)
         stride = -(-T // steps)
-        if len(range(0, T, stride)) != steps:
-            near = sorted({len(range(0, T, s)) for s in (stride - 1, stride) if s})
+        if len(range(0, T, stride)) != steps or stride == T:
+            near = sorted({len(range(0, T, s)) for s in (stride - 1, stride) if 0 < s < T})
             raise ValueError(
                 f"steps={steps}: no whole stride over T={T} gives so many in guided-diffusion; "
                 f"choose {' or '.join(map(str, near))}"
@@ -110,7 +110,8 @@ class Diffusers:
     with eps kept, last level.
 
     Each step goes to the next level of the grid. DDIMScheduler itself goes to t − ⌊T/S⌋, which is
-    that level for leading, and for trailing where S divides T. Its last step between two equal
+    that level for leading (with an offset below ⌊T/S⌋), and for trailing where S divides T; its
+    linspace images are others. Its last step between two equal
     levels (offset 0, last level 1), which does nothing but clip, is left out.
     """
 

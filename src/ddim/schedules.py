@@ -201,7 +201,7 @@ def _even(
     if not all(isinstance(b, int | float) and 0 < b <= 1 for b in given if b is not None):
         raise ValueError(f"beta_start={start}, beta_end={end}; choose numbers above 0, at most 1")
     root = torch.linspace(start ** (1 / power), end ** (1 / power), T, dtype=torch.float64)
-    return from_betas((root**power).clamp(max=0.999))
+    return from_betas((root**power).clamp(max=0.999 if given[1] is None else 1.0))
 
 
 def cosine(T: int = 1000, s: float = 0.008) -> Schedule:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.convert import DEFAULTS, SPACINGS, from_scheduler_config, grid
+from ddim.convert import DEFAULTS, SPACINGS, adopted, from_scheduler_config, grid
 from ddim.extras import needed
 from ddim.guidance import clip, threshold
 from ddim.interop.networks import denoiser_from
 from ddim.kinds import listed
 from ddim.plans import SPACINGS as OURS, Plan, placed, plan
-from ddim.process import Denoiser, Level, diffuse, floating
+from ddim.process import Denoiser, Level, determinant, diffuse, floating
 from ddim.sampling import visited
 from ddim.solvers import DDIM, Solver
 from ddim.solvers.base import Run
@@ -39,8 +39,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     clip_keeps_eps: for ddim alone, what clip_sample means in DDIMScheduler; False re-derives eps.
     The other options are those of DDIMScheduler, but clip_sample is False unless it is set.
     `from_config` takes every value of the other scheduler, its defaults too; karras sigmas become
-    the spacing rho. A solver that looks twice at an interval has more timesteps than steps, `order`
-    times as many. An edit between two steps (inpainting, say) is honoured.
+    the spacing rho, Lu's lambdas log_snr. A solver that looks twice at an interval has more
+    timesteps than steps, `order` times as many. An edit between two steps is honoured.
     """
 
     _compatibles = [kind.name for kind in KarrasDiffusionSchedulers]
@@ -89,7 +89,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index: int | None = None
         self._index = 0
         self._generator: Any = None
-        self.set_timesteps(min(20, self.schedule.T))
+        determinant(self.target, self.schedule.level(self.schedule.T))
+        self.set_timesteps(max(1, min(20, self.schedule.T - steps_offset)))
 
     @classmethod
     def from_config(
@@ -101,13 +102,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         if unknown := kwargs.keys() - inspect.signature(cls.__init__).parameters.keys():
             raise ValueError(f"{listed(sorted(unknown))} is no option of SolverScheduler")
-        entries = {k: v for k, v in dict(config or {}).items() if k != "_use_default_values"}
-        if entries.get("use_flow_sigmas"):
-            raise ValueError("use_flow_sigmas: flow matching is no table of betas")
-        if entries.get("use_karras_sigmas"):
-            entries["timestep_spacing"] = "rho"
-        if entries.get("final_sigmas_type", "zero") != "zero":
-            entries["set_alpha_to_one"] = False
+        entries = adopted(dict(config or {}))
         return super().from_config(entries, return_unused_kwargs, **kwargs)
 
     def set_timesteps(
@@ -134,6 +129,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError("timesteps is empty; give at least one")
         final = self._sampling.final
         self.plan: Plan = plan(self.schedule, times if times[-1] == final else [*times, final])
+        if len(self.plan) < 2:
+            raise ValueError("from level 1 to level 1 there is no step; give a higher timestep")
         asked = visited(self.solver, self.plan)
         clock = [float(placed(level, self.schedule).t) - 1 for level in asked]
         whole = all(step == int(step) for step in clock)
@@ -161,7 +158,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         """
         if eta:
             raise ValueError(f"eta={eta:g}: here it belongs to the solver, 'ddim:eta={eta:g}'")
-        state = floating(sample).to(torch.promote_types(sample.dtype, torch.float32))
+        state = _wide(sample)
         self._generator = generator
         run = self._begin(state, timestep) if self._run is None else self._run
         self._refuse(timestep)
@@ -185,12 +182,12 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw x_t given x0, Eq. (4). timesteps: (B,) or (1,), from 0."""
-        wide = original_samples.float()
+        wide = _wide(original_samples)
         return diffuse(wide, self._levels(timesteps, wide), noise.to(wide)).to(original_samples)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The v of a clean sample and noise, the target of v_prediction."""
-        wide = sample.float()
+        wide = _wide(sample)
         level = self._levels(timesteps, wide)
         return (level.signal * noise.to(wide) - level.noise * wide).to(sample)
 
@@ -231,12 +228,12 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     def _begin(self, state: Tensor, timestep: float | Tensor) -> Run[Tensor]:
         """Start the solver on the part of the plan that begins with this timestep."""
         if self._begin_index is not None:
-            self._index = self._begin_index
+            places = [self._begin_index]
         else:
             first = float(timestep)
-            places = (i for i, turn in enumerate(self._clock) if abs(first - turn) < 1e-3)
-            self._index = next(places, 0)
-        run = self.solver(state, self._rest(self._index), self._noise)
+            places = [i for i, turn in enumerate(self._clock) if abs(first - turn) < 1e-3]
+        self._index, rest = self._rest(places or [0])
+        run = self.solver(state, rest, self._noise)
         _, self._level = next(run)
         return run
 
@@ -251,16 +248,19 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 "scheduler.timesteps in order, or call set_timesteps to begin again"
             )
 
-    def _rest(self, index: int) -> Plan:
-        """The plan from the interval whose first question is at this place in timesteps."""
-        likely = index // self.order
-        for k in (likely, *range(len(self.plan) - 1)):
-            part = self.plan[k:]
-            if len(part) > 1 and len(self._clock) - len(visited(self.solver, part)) == index:
-                return part
+    def _rest(self, places: Sequence[int]) -> tuple[int, Plan]:
+        """The first of these places in timesteps where an interval begins, and the plan from it."""
+        if places[0] == 0:
+            return 0, self.plan
+        count = len(self._clock)
+        parts = [self.plan[k:] for k in range(len(self.plan) - 1)]
+        begins = {count - len(visited(self.solver, part)): part for part in parts}
+        for place in places:
+            if place in begins:
+                return place, begins[place]
         raise ValueError(
-            f"no interval of the plan begins at place {index} of timesteps; begin at a multiple of "
-            f"the order, {self.order}"
+            f"no interval of the plan begins at place {places[0]} of timesteps; "
+            f"they begin at {listed(begins)}"
         )
 
     def _seen(self, model_output: Tensor) -> Denoiser:
@@ -293,3 +293,7 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
 
 _FIELDS = ("t", "signal", "noise")
+
+
+def _wide(x: Tensor) -> Tensor:
+    return floating(x).to(torch.promote_types(x.dtype, torch.float32))

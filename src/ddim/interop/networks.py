@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.convert import from_scheduler_config
-from ddim.model import Model
+from ddim.model import Model, without_variance
 from ddim.process import Denoiser, Level, Prediction
 from ddim.schedules import Schedule
 
@@ -89,9 +89,10 @@ def _of_sigma(
                 "this network takes sigma, which is infinite where the signal is 0; begin lower"
             )
         weight = next(network.parameters(), x) if isinstance(network, nn.Module) else x
-        sigma = torch.full((len(x),), float(level.ratio), dtype=x.dtype, device=x.device)
-        out = network((x / level.signal).to(weight), sigma.to(weight), **condition)
-        x0 = answer(out).to(x)
+        wide = torch.promote_types(weight.dtype, torch.float32)  # 65504 is the end of float16
+        sigma = torch.full((len(x),), float(level.ratio), dtype=wide)
+        out = network((x / level.signal).to(weight), sigma.to(weight.device), **condition)
+        x0 = without_variance(answer(out).to(x), x)
         if x0.shape != x.shape:
             raise ValueError(
                 f"the network answered {tuple(x0.shape)} to {tuple(x.shape)}; "
