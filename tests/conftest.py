@@ -1,10 +1,13 @@
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before diffusers is imported: no test uses the network
 
 import pytest
 import torch
 from hypothesis import settings
+
+from ddim.cli import main
 
 settings.register_profile("same every time", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same every time")
@@ -14,3 +17,17 @@ torch.set_num_threads(1)  # the networks here are too small to share
 @pytest.fixture(autouse=True)
 def _same_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; the exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["ddim", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return (end.value.code or 0, *capsys.readouterr())
+
+    return call

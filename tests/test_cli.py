@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 import ddim
-from ddim.cli import main
 from ddim.cli.console import integers
 from tiny import tiny_model
 
@@ -20,20 +19,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "model"
     ddim.save(tiny_model("v"), folder)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; the exit status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["ddim", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 def test_a_seed_is_the_same_image_whatever_is_sampled_with_it(run, model, tmp_path):

@@ -10,7 +10,6 @@ import torch
 import ddim
 from ddim import Model, schedules
 from ddim.export import Sampler, about_network, about_sampler, export, network_example
-from test_cli import run  # noqa: F401  a fixture
 from test_interop import close
 from tiny import tiny_model
 
@@ -102,7 +101,7 @@ def test_a_solver_that_draws_is_no_program(tmp_path):
         )
 
 
-def test_the_command_exports_both(run, tmp_path):  # noqa: F811
+def test_the_command_exports_both(run, tmp_path):
     model = tiny_model("v")
     ddim.save(model, tmp_path / "m")
     code, _, err = run("export", "m", "net.pt2")
@@ -127,7 +126,7 @@ def test_the_command_exports_both(run, tmp_path):  # noqa: F811
         (["net.pt2", "--steps", 3, "--label", 1], "do not give one"),
     ],
 )
-def test_bad_input_to_the_command(run, tmp_path, words, sentence):  # noqa: F811
+def test_bad_input_to_the_command(run, tmp_path, words, sentence):
     ddim.save(tiny_model("v"), tmp_path / "m")
     code, out, err = run("export", "m", *words)
     assert (code, out) == (2, "")

@@ -19,7 +19,6 @@ from diffusers import DDIMScheduler, UNet2DModel
 import ddim
 from ddim.weights import STEM
 from test_checkpoints import PAPER, TINY
-from test_cli import run  # noqa: F401  a fixture
 from tiny import tiny_model
 
 
@@ -57,7 +56,7 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("command", ["info", "sample", "import"])
-def test_a_malicious_pickle_in_a_pipeline_is_not_run(run, tmp_path, harm, command):  # noqa: F811
+def test_a_malicious_pickle_in_a_pipeline_is_not_run(run, tmp_path, harm, command):
     ddim.save(tiny_model(), tmp_path / "m")
     (tmp_path / f"m/unet/{STEM}.safetensors").unlink()
     HARM[harm](tmp_path / "m/unet", Evil(tmp_path / "mark"))
@@ -69,7 +68,7 @@ def test_a_malicious_pickle_in_a_pipeline_is_not_run(run, tmp_path, harm, comman
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_a_malicious_checkpoint_is_not_run(run, tmp_path, place):  # noqa: F811
+def test_a_malicious_checkpoint_is_not_run(run, tmp_path, place):
     shutil.copytree(PAPER, tmp_path / "p")
     content = torch.load(PAPER / "ckpt.pth", weights_only=True)
     content[place] = Evil(tmp_path / "mark")
@@ -98,7 +97,7 @@ def test_a_malicious_checkpoint_is_not_run(run, tmp_path, place):  # noqa: F811
     ],
     ids=lambda text: text[:12],
 )
-def test_yaml_is_data(run, tmp_path, text):  # noqa: F811
+def test_yaml_is_data(run, tmp_path, text):
     shutil.copytree(PAPER, tmp_path / "p")
     (tmp_path / "p/config.yml").write_text(text)
     code, _, err = run("info", "p")
@@ -107,7 +106,7 @@ def test_yaml_is_data(run, tmp_path, text):  # noqa: F811
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_checkpoint_that_unfolds_is_refused(run, tmp_path):  # noqa: F811
+def test_a_checkpoint_that_unfolds_is_refused(run, tmp_path):
     shutil.copytree(PAPER, tmp_path / "p")
     path = tmp_path / "p/ckpt.pth"
     with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "z", "w") as packed:
@@ -118,7 +117,7 @@ def test_a_checkpoint_that_unfolds_is_refused(run, tmp_path):  # noqa: F811
     assert (code, "it is compressed" in err) == (2, True)
 
 
-def test_a_network_too_large_for_its_file_is_never_made(run, tmp_path):  # noqa: F811
+def test_a_network_too_large_for_its_file_is_never_made(run, tmp_path):
     UNet2DModel(**TINY).save_pretrained(tmp_path / "m/unet")
     DDIMScheduler().save_pretrained(tmp_path / "m/scheduler")
     path, before = tmp_path / "m/unet/config.json", peak()
@@ -220,7 +219,7 @@ def files(root):
     return sorted(path for path in root.rglob("*") if path.suffix in DAMAGE)
 
 
-def test_a_thousand_damaged_files_are_a_thousand_sentences(folders, run):  # noqa: F811
+def test_a_thousand_damaged_files_are_a_thousand_sentences(folders, run):
     """Or open, where the damage left a whole file: a space, a rate, one name for another.
 
     In one process, by the command: status 2, one line, under a second of work and 1 GB.

@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 import ddim
 from ddim import Model, Sampling, hub, schedules
 from ddim.card import card
-from test_cli import run  # noqa: F401  a fixture
 from tiny import tiny_model
 
 
@@ -34,7 +33,7 @@ def test_a_model_in_the_cache_opens_offline(cache):
         assert torch.equal(model.net.state_dict()[name], weight)
 
 
-def test_every_command_takes_it(cache, run):  # noqa: F811
+def test_every_command_takes_it(cache, run):
     assert run("sample", "hf:someone/digits", "--steps", 2, "--seeds", "0")[0] == 0
     code, out, _ = run("info", "hf:someone/digits", "--json")
     assert (code, json.loads(out)["target"]) == (0, "v")
@@ -51,7 +50,7 @@ def test_every_command_takes_it(cache, run):  # noqa: F811
         ("hf:../../etc/passwd", "write hf:owner/name"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(cache, run, name, words):  # noqa: F811
+def test_what_is_not_there_is_one_sentence(cache, run, name, words):
     code, out, err = run("info", name)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert words in err
@@ -101,7 +100,7 @@ def test_what_diffusers_does_not_know_is_not_promised():
     assert "diffusers" not in text
 
 
-def test_offline_push_writes_the_card_and_no_more(run, tmp_path):  # noqa: F811
+def test_offline_push_writes_the_card_and_no_more(run, tmp_path):
     ddim.save(tiny_model("v"), tmp_path / "m")
     code, _, err = run("push", "m", "someone/digits", "--license", "mit")
     assert code == 0
@@ -127,7 +126,7 @@ class Api:
         self.asked.append(("upload", options))
 
 
-def test_push_makes_the_repository_and_uploads_the_folder(run, tmp_path, monkeypatch):  # noqa: F811
+def test_push_makes_the_repository_and_uploads_the_folder(run, tmp_path, monkeypatch):
     ddim.save(tiny_model("v"), tmp_path / "m")
     monkeypatch.setattr(hub, "offline", lambda: False)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -149,7 +148,7 @@ def test_push_makes_the_repository_and_uploads_the_folder(run, tmp_path, monkeyp
     assert "HF_TOKEN" in err
 
 
-def test_a_name_or_folder_that_is_none_is_said(run, tmp_path, monkeypatch):  # noqa: F811
+def test_a_name_or_folder_that_is_none_is_said(run, tmp_path, monkeypatch):
     ddim.save(tiny_model("v"), tmp_path / "m")
     monkeypatch.setattr(hub, "offline", lambda: False)
     monkeypatch.setitem(sys.modules, "unused", None)

@@ -416,32 +416,27 @@ def test_image_to_image_in_a_pipeline(stable, config, spec):
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.double()
     picture = torch.linspace(0, 1, 3 * 16 * 16, dtype=torch.float64).reshape(1, 3, 16, 16)
-    scheduler = SolverScheduler.from_config(config, solver=spec)
-    options = {"height": None, "width": None, "image": picture, "strength": 0.5}
-    options = {key: value for key, value in options.items() if value is not None}
-    pipe.scheduler = scheduler
     calls = []
-    hook = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
-    out = pipe(
-        prompt_embeds=WORDS,
-        negative_prompt_embeds=-WORDS,
-        num_inference_steps=10,
-        generator=torch.Generator().manual_seed(3),
-        output_type="latent",
-        **options,
-    ).images
-    hook.remove()
-    assert len(calls) == ddim.calls(ddim.build(spec), scheduler.plan[5:])
-    if spec == "ddim":
-        pipe.scheduler = DDIMScheduler.from_config(config, clip_sample=False)
-        theirs = pipe(
+
+    def run(scheduler):
+        pipe.scheduler = scheduler
+        calls.clear()
+        return pipe(
+            image=picture,
+            strength=0.5,
             prompt_embeds=WORDS,
             negative_prompt_embeds=-WORDS,
             num_inference_steps=10,
             generator=torch.Generator().manual_seed(3),
             output_type="latent",
-            **options,
         ).images
+
+    scheduler = SolverScheduler.from_config(config, solver=spec)
+    with pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1)):
+        out = run(scheduler)
+    assert len(calls) == ddim.calls(ddim.build(spec), scheduler.plan[5:])
+    if spec == "ddim":
+        theirs = run(DDIMScheduler.from_config(config, clip_sample=False))
         close(out, theirs, 1e-5 * theirs.abs().max().item())
 
 
