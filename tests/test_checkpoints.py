@@ -285,6 +285,8 @@ def test_what_a_folder_asks_for_survives_a_round_trip():
         ({"timestep_spacing": 3}, "timestep_spacing=3 must be text"),
         ({"clip_sample": "yes"}, "clip_sample='yes' must be true or false"),
         ({"steps_offset": -1}, "steps_offset=-1"),
+        ({"beta_start": True}, "beta_start=True must be number"),
+        ({"num_train_timesteps": 1000.0}, "num_train_timesteps=1000.0 must be whole number"),
         ({"trained_betas": [0.1, "b"]}, "must be a list of numbers or null"),
         ({"num_train_timesteps": 10**12}, "T=1000000000000"),
         ({"beta_end": float("inf")}, "beta_end=inf must be number"),
@@ -433,6 +435,17 @@ def test_a_block_that_ours_lacks_is_lent_by_diffusers(variant, tmp_path, caplog)
     again = ddim.load(tmp_path / "q")
     same_network(again, theirs)
     same_network(again, DDIMPipeline.from_pretrained(tmp_path / "q").unet)
+
+
+def test_what_a_lent_network_makes_for_itself_is_made(tmp_path):
+    """Its K blocks have filters that are not stored."""
+    lent = {"down_block_types": ("KDownBlock2D",) * 2, "up_block_types": ("KUpBlock2D",) * 2}
+    theirs = UNet2DModel(**{**TINY, "block_out_channels": (32, 64), **lent})
+    model = ddim.load(pipeline(theirs, tmp_path / "p"))
+    named = dict(theirs.named_buffers())
+    assert named
+    for name, buffer in model.net.net.named_buffers():
+        assert torch.equal(buffer, named[name])
 
 
 def test_without_diffusers_the_error_names_the_block_and_the_extra(tmp_path, monkeypatch):

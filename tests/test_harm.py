@@ -103,6 +103,7 @@ def test_yaml_is_data(run, tmp_path, text):
     code, _, err = run("info", "p")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "config.yml" in err
+    assert ("alias" in err) == ("&a" in text)
     assert not (tmp_path / "mark").exists()
 
 

@@ -196,3 +196,10 @@ def test_no_signal_is_time_T_where_the_table_ends_so():
 def test_a_broken_table_is_refused_with_the_reason(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_given_beta_above_the_cap_is_taken_as_it_is():
+    alpha = schedules.linear(10, 0.1, 0.9999).alpha_bar
+    assert float(alpha[-1] / alpha[-2]) == pytest.approx(1e-4)
+    capped = schedules.linear(10).alpha_bar
+    assert float(capped[-1] / capped[-2]) == pytest.approx(1e-3)

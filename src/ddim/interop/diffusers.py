@@ -173,12 +173,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         return DDIMSchedulerOutput(*pair) if return_dict else pair
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """The sample at the scale that the network was trained at: as it is, but for the middle of
-        an interval (dpmpp2s), which lies between two levels of the table."""
-        if self._run is None:
-            return sample
-        scale = float(placed(self._level, self.schedule).noise / self._level.noise)
-        return sample if scale == 1 else sample * scale
+        """The sample, which is at the scale that the network was trained at."""
+        return sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw x_t given x0, Eq. (4). timesteps: (B,) or (1,), from 0."""
