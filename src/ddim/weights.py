@@ -108,7 +108,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With the names that attention has in diffusers since 0.12."""
+    """With the names that attention has in diffusers now."""
     old = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD_ATTENTION)})\.")
     return {
         old.sub(lambda m: f"{m[1]}.{_OLD_ATTENTION[m[2]]}.", name): tensor
