@@ -290,6 +290,18 @@ def test_without_diffusers_the_sentence_names_the_extra():
 # Inside pipelines
 
 
+def sd1_scheduler():
+    """As Stable Diffusion 1 comes."""
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def stable():
     torch.manual_seed(0)
@@ -312,14 +324,7 @@ def stable():
             block_out_channels=(16, 32),
             norm_num_groups=8,
         ).eval(),
-        "scheduler": PNDMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            skip_prk_steps=True,
-            steps_offset=1,
-            set_alpha_to_one=False,
-        ),
+        "scheduler": sd1_scheduler(),
     }
     parts["unet"].double()
     empty = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
@@ -346,16 +351,8 @@ def latents(pipe, scheduler, steps, seed=3, **options):
 
 
 @pytest.fixture
-def config(stable):
-    original = PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        steps_offset=1,
-        set_alpha_to_one=False,
-    )
-    return original.config
+def config():
+    return sd1_scheduler().config
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])

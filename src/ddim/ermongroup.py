@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddim.convert import BETA_SCHEDULES
 from ddim.files import read_checkpoint, read_yaml
 from ddim.kinds import built, listed, short
 from ddim.model import Model, Sampling
@@ -87,8 +88,7 @@ class _Diffusion:
         if self.beta_schedule == "jsd":
             return from_betas([1 / n for n in range(T, 0, -1)])
         if self.beta_schedule == "sigmoid":
-            rise = torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid()
-            return from_betas(rise * (ends[1] - ends[0]) + ends[0])
+            return BETA_SCHEDULES["sigmoid"](T, *ends)
         raise ValueError(
             f"beta_schedule={short(self.beta_schedule)} is unknown; known are linear, quad, const, "
             "jsd, sigmoid"

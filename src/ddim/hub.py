@@ -38,10 +38,8 @@ def fetch(name: str) -> str:
             )
     except Exception as error:  # of the network, the hub or the cache
         words = " ".join(str(error).split())[:200]
-        offline = huggingface_hub.constants.is_offline_mode()
-        where = (
-            "is not in the local cache, and HF_HUB_OFFLINE is set" if offline else "cannot be had"
-        )
+        cached = "is not in the local cache, and HF_HUB_OFFLINE is set"
+        where = cached if offline() else "cannot be had"
         raise ValueError(
             f"{name} {where}; check the name and the network ({type(error).__name__}: {words})"
         ) from error

@@ -111,8 +111,8 @@ class Diffusers:
 
     Each step goes to the next level of the grid. DDIMScheduler itself goes to t − ⌊T/S⌋, which is
     that level for leading (with an offset below ⌊T/S⌋), and for trailing where S divides T; its
-    linspace images are others. Its last step between two equal
-    levels (offset 0, last level 1), which does nothing but clip, is left out.
+    linspace images are others. Its last step between two equal levels (offset 0, last level 1),
+    which does nothing but clip, is left out.
     """
 
     eta: float = 0.0
