@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -129,6 +130,30 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} cannot be read as a checkpoint of torch ({_line(error)}); "
             "the file is missing or damaged"
         ) from error
+
+
+def refuse_code(path: Path) -> None:
+    """Raise ValueError for a .pt2 that holds more than tensors, since its reader would run it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if any("/custom_obj_" in name or "/opaque_obj_" in name for name in names):
+                raise ValueError("it holds objects beside its tensors")
+            for name in names:
+                if name.endswith("_config.json") and _pickled(json.loads(archive.read(name))):
+                    raise ValueError("it holds pickled tensors")
+                if name.endswith(".pt") and archive.getinfo(name).file_size:
+                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+    except Exception as error:  # a damaged archive or pickle may raise anything
+        raise ValueError(
+            f"{path} is no .pt2 of plain tensors ({_line(error)}); nothing was run: export it anew"
+        ) from error
+
+
+def _pickled(config: Any) -> bool:
+    """Whether the payloads that a .pt2 lists are pickles."""
+    payloads = config.get("config", {}).values() if isinstance(config, dict) else ()
+    return any(isinstance(entry, dict) and entry.get("use_pickle") for entry in payloads)
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -1,0 +1,284 @@
+"""What one setting made, on disk: sampled once, whole or not at all, and read a part at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim import __version__
+from ddim.data import Images, to_float, to_pixels
+from ddim.files import read_json, write_json
+from ddim.inversion import reconstruct
+from ddim.latents import fingerprint
+from ddim.model import Model
+from ddim.noise import Seeded
+from ddim.plans import Plan
+from ddim.process import Denoiser, Level, Prediction
+from ddim.sampling import calls, sample
+from ddim.solvers import Solver
+from ddim.spec import build, describe
+
+Tick = Callable[[int], None]
+"""Told how many images have gone through the network once more, for a progress bar."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to sample: a solver in the text of `describe`, a spacing, a number of steps."""
+
+    solver: str
+    spacing: str
+    steps: int
+
+    def made(self, model: Model) -> tuple[Solver, Plan]:
+        """The solver and the plan."""
+        return build(self.solver), model.plan(self.steps, self.spacing)
+
+    def calls(self, model: Model) -> int:
+        """Network calls per image."""
+        solver, plan = self.made(model)
+        return calls(solver, plan)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What all settings share: the model, the seeds, and how its denoiser is bound.
+
+    Image i has the seed first_seed + i, and labels[i] where a model has classes.
+    """
+
+    model: Model
+    num: int
+    first_seed: int = 0
+    labels: tuple[int, ...] | None = None
+    guidance: float = 1.0
+    clip: float | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.num < 1 or self.batch_size < 1 or self.first_seed < 0:
+            raise ValueError(
+                f"num={self.num}, batch_size={self.batch_size}, first_seed={self.first_seed}; "
+                "choose num and batch_size from 1, first_seed from 0"
+            )
+        if self.labels is not None and len(self.labels) != self.num:
+            raise ValueError(f"{len(self.labels)} labels for {self.num} images; give one each")
+
+    @property
+    def batches(self) -> list[range]:
+        """The places of the images, a batch at a time; the last may be smaller."""
+        return [
+            range(begin, min(begin + self.batch_size, self.num))
+            for begin in range(0, self.num, self.batch_size)
+        ]
+
+    def denoiser(self, places: range) -> Denoiser:
+        """The denoiser of a batch."""
+        labels = None if self.labels is None else self.labels[places.start : places.stop]
+        return self.model.denoiser(labels, self.clip, self.guidance)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What its images depend on beside the setting."""
+        return {
+            "model": fingerprint(self.model),
+            "num": self.num,
+            "first_seed": self.first_seed,
+            "labels": None if self.labels is None else list(self.labels),
+            "guidance": self.guidance,
+            "clip": self.clip,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The images of a setting: an .npy of uint8 (N, C, H, W), and a JSON of what it took."""
+
+    path: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def setting(self) -> Setting:
+        """How it was sampled."""
+        return Setting(**self.facts["setting"])
+
+    def read(self, begin: int, end: int) -> Tensor:
+        """Some of its images, uint8; no more than them is held in memory."""
+        try:
+            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{self.path} cannot be read ({error}); delete it, to sample it again"
+            ) from error
+        return torch.from_numpy(np.array(stored[begin:end]))
+
+
+def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cell:
+    """The cell of a setting, from the folder if it is there, else sampled into it.
+
+    Raises ValueError where an image holds a nan.
+    """
+    solver, plan = setting.made(subject.model)
+    path = folder / f"{_name(setting)}-{_key(subject.identity, setting)}.npy"
+    record = path.with_suffix(".json")
+    each = calls(solver, plan)
+    if record.exists() and path.exists():
+        tick(each * subject.num)
+        return Cell(path, read_json(record))
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    seconds = 0.0
+    try:
+        stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            temporary, "w+", dtype=np.uint8, shape=(subject.num, *subject.model.shape)
+        )
+        for places in subject.batches:
+            images, spent = _batch(subject, places, (solver, plan), tick)
+            stored[places.start : places.stop] = _pixels(images, setting).numpy()
+            seconds += spent
+        stored.flush()
+        del stored
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    facts = {"setting": asdict(setting), **subject.identity, "calls": each, **_took(seconds)}
+    write_json(record, facts)
+    return Cell(path, facts)
+
+
+def _batch(
+    subject: Subject, places: range, how: tuple[Solver, Plan], tick: Tick
+) -> tuple[Tensor, float]:
+    """The images of a batch, and the seconds that they took."""
+    noise = Seeded([subject.first_seed + i for i in places])
+    x = noise.start(subject.model.shape, next(subject.model.net.parameters()).device)
+    denoiser = ticking(subject.denoiser(places), tick)
+    begin = time.perf_counter()
+    with torch.no_grad():
+        images = sample(denoiser, x, how[1], how[0], noise).cpu()
+    return images, time.perf_counter() - begin
+
+
+def _pixels(images: Tensor, setting: Setting) -> Tensor:
+    try:
+        return to_pixels(images)
+    except FloatingPointError as error:
+        raise ValueError(
+            f"{setting.solver} in {setting.steps} steps ({setting.spacing}) made an image with a "
+            "nan or an infinity; leave that setting out, or mend the model"
+        ) from error
+
+
+def reconstructed(
+    subject: Subject, images: Images, steps: int, folder: Path, tick: Tick
+) -> dict[str, Any]:
+    """The error of encoding and decoding images by DDIM on one plan, the paper's Table 2.
+
+    Its "mse" holds one mean squared error per dimension for each image, in units where an image
+    spans [0, 1]. From the folder if it is there. The first subject.num images are taken, with the
+    subject's labels and no guidance or clip, which would bend the map.
+    """
+    setting = Setting("ddim:eta=0", "leading", steps)
+    _, plan = setting.made(subject.model)
+    identity = {**subject.identity, "data": images.fingerprint}
+    path = folder / f"reconstruction-{steps}-{_key(identity, setting)}.json"
+    if path.exists():
+        tick(2 * steps * subject.num)
+        return read_json(path)
+    errors: list[float] = []
+    seconds = 0.0
+    for places in subject.batches:
+        chosen = slice(places.start, places.stop)
+        x = to_float(images.pixels[chosen]).to(next(subject.model.net.parameters()).device)
+        denoiser = ticking(subject.denoiser(places), tick)
+        begin = time.perf_counter()
+        with torch.no_grad():
+            back = reconstruct(denoiser, x, plan)
+        seconds += time.perf_counter() - begin
+        errors += ((back - x) / 2).square().flatten(1).mean(1).tolist()
+    if not np.isfinite(errors).all():
+        raise ValueError(f"reconstruction in {steps} steps holds a nan; mend the model")
+    facts = {"setting": asdict(setting), **identity, "mse": errors, **_took(seconds)}
+    write_json(path, facts)
+    return facts
+
+
+def ticking(denoiser: Denoiser, tick: Tick) -> Denoiser:
+    """The denoiser, telling of every call how many images went through."""
+
+    def tell(x: Tensor, level: Level) -> Prediction:
+        answer = denoiser(x, level)
+        tick(len(x))
+        return answer
+
+    return tell
+
+
+def parsed(
+    model: Model, solvers: str, budgets: list[int], spacings: list[str]
+) -> list[Setting]:
+    """Every setting of a sweep: solvers × spacings × budgets of network calls.
+
+    solvers: separated by ";", each with budgets of its own after an "@", as in
+    "ddim:eta=0;unipc:order=3@5,10". A solver that calls twice a step takes as many steps as fit.
+    Raises ValueError for a budget that no plan fits.
+    """
+    settings: dict[Setting, None] = {}
+    for text in filter(None, map(str.strip, solvers.split(";"))):
+        spec, at, own = text.partition("@")
+        solver = build(spec)
+        for spacing in spacings:
+            for budget in _numbers(own) if at else budgets:
+                steps = fitting(model, solver, budget, spacing)
+                settings[Setting(describe(solver), spacing, steps)] = None
+    if not settings:
+        raise ValueError("no solver is named; write --solvers such as \"ddim:eta=0;unipc:order=3\"")
+    return list(settings)
+
+
+def fitting(model: Model, solver: Solver, budget: int, spacing: str) -> int:
+    """The most steps whose network calls are within the budget."""
+    for steps in range(min(budget, model.schedule.T), 0, -1):
+        if calls(solver, model.plan(steps, spacing)) <= budget:
+            return steps
+    raise ValueError(f"{budget} network calls are too few for {describe(solver)}; give it more")
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
+        raise ValueError(f"{text!r} is not a list of network calls; write it as 5,10,20")
+    return [int(part) for part in parts]
+
+
+def _name(setting: Setting) -> str:
+    plain = re.sub(r"[^A-Za-z0-9.=,-]", "-", setting.solver)
+    return f"{plain[:60]}-{setting.spacing}-{setting.steps}"
+
+
+def _key(identity: Mapping[str, Any], setting: Setting) -> str:
+    text = json.dumps([identity, asdict(setting)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _took(seconds: float) -> dict[str, Any]:
+    return {
+        "seconds": seconds,
+        "ddim": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
