@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,11 @@ class Cell:
     path: Path
     facts: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, path: Path) -> Cell:
+        """The cell whose images are in a file."""
+        return cls(path, read_json(path.with_suffix(".json")))
+
     @property
     def setting(self) -> Setting:
         """How it was sampled."""
@@ -137,20 +142,21 @@ def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cel
     each = calls(solver, plan)
     if record.exists() and path.exists():
         tick(each * subject.num)
-        return Cell(path, read_json(record))
+        return Cell.of(path)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     seconds = 0.0
     try:
-        stored = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            temporary, "w+", dtype=np.uint8, shape=(subject.num, *subject.model.shape)
-        )
-        for places in subject.batches:
-            images, spent = _batch(subject, places, (solver, plan), tick)
-            stored[places.start : places.stop] = _pixels(images, setting).numpy()
-            seconds += spent
-        stored.flush()
-        del stored
+        with temporary.open("wb") as file:
+            shape = (subject.num, *subject.model.shape)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for places in subject.batches:
+                images, spent = _batch(subject, places, (solver, plan), tick)
+                file.write(_pixels(images, setting).numpy().tobytes())
+                seconds += spent
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -189,8 +195,10 @@ def reconstructed(
 
     Its "mse" holds one mean squared error per dimension for each image, in units where an image
     spans [0, 1]. From the folder if it is there. The first subject.num images are taken, with the
-    subject's labels and no guidance or clip, which would bend the map.
+    subject's labels; guidance or a clip would bend the map, so that they are refused.
     """
+    if subject.guidance != 1 or subject.clip is not None:
+        raise ValueError("reconstruction is of the model as it is; leave guidance and clip out")
     setting = Setting("ddim:eta=0", "leading", steps)
     _, plan = setting.made(subject.model)
     identity = {**subject.identity, "data": images.fingerprint}
@@ -227,9 +235,7 @@ def ticking(denoiser: Denoiser, tick: Tick) -> Denoiser:
     return tell
 
 
-def parsed(
-    model: Model, solvers: str, budgets: list[int], spacings: list[str]
-) -> list[Setting]:
+def parsed(model: Model, solvers: str, budgets: list[int], spacings: list[str]) -> list[Setting]:
     """Every setting of a sweep: solvers × spacings × budgets of network calls.
 
     solvers: separated by ";", each with budgets of its own after an "@", as in
@@ -241,11 +247,11 @@ def parsed(
         spec, at, own = text.partition("@")
         solver = build(spec)
         for spacing in spacings:
-            for budget in _numbers(own) if at else budgets:
+            for budget in numbers(own) if at else budgets:
                 steps = fitting(model, solver, budget, spacing)
                 settings[Setting(describe(solver), spacing, steps)] = None
     if not settings:
-        raise ValueError("no solver is named; write --solvers such as \"ddim:eta=0;unipc:order=3\"")
+        raise ValueError('no solver is named; write --solvers such as "ddim:eta=0;unipc:order=3"')
     return list(settings)
 
 
@@ -257,7 +263,8 @@ def fitting(model: Model, solver: Solver, budget: int, spacing: str) -> int:
     raise ValueError(f"{budget} network calls are too few for {describe(solver)}; give it more")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """The numbers of network calls of a list such as 5,10,20."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"[1-9]\d*", part) for part in parts):
         raise ValueError(f"{text!r} is not a list of network calls; write it as 5,10,20")

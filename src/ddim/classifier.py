@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.data import Images, to_float
+from ddim.data import Images, shrunk, to_float
 from ddim.noise import stream
 
 DIMENSION = 64
@@ -54,8 +54,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 64)."""
-        sides = tuple(min(side, _LARGEST) for side in x.shape[-2:])
-        rows: Tensor = self.body(x if sides == x.shape[-2:] else F.adaptive_avg_pool2d(x, sides))
+        rows: Tensor = self.body(shrunk(x, _LARGEST))
         return rows
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,13 +88,13 @@ def fitted(images: Images, course: Course = Course()) -> tuple[Classifier, float
         batch = seen[stream(0, 1 + update).integers(0, len(seen), course.batch_size)]
         objective = F.cross_entropy(net(to_float(images.pixels[batch])), targets[batch])
         optimizer.zero_grad()
-        objective.backward()
+        torch.autograd.backward(objective)
         optimizer.step()
         rate.step()
     net.eval().requires_grad_(False)
     right = [
         (net(to_float(images.pixels[part])).argmax(1) == targets[part]).double().sum()
-        for part in held.split(256)
+        for part in torch.split(held, 256)
     ]
     return net, float(sum(right) / len(held))
 

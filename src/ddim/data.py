@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,6 +76,12 @@ def to_pixels(x: Tensor) -> Tensor:
             "an image holds a nan or an infinity; the network or its input is broken"
         )
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def shrunk(x: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W), sides above `side` averaged down to it."""
+    height, width = (min(length, side) for length in x.shape[-2:])
+    return x if (height, width) == x.shape[-2:] else F.adaptive_avg_pool2d(x, (height, width))
 
 
 def digits() -> Images:

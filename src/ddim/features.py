@@ -11,10 +11,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ddim.classifier import DIMENSION, Classifier, Course, fitted, places
-from ddim.data import Images, to_float
+from ddim.data import Images, shrunk, to_float
 from ddim.extractors import INCEPTION, Rows, inception_file, opened
 from ddim.files import read_tensors, write
 from ddim.metrics import Moments
@@ -65,8 +64,10 @@ def extractor(spec: str, images: Images, cache: Path) -> Features:
     """
     name, _, option = spec.partition(":")
     if spec == "pixels":
-        dimension = _flat(images.pixels[:1]).shape[1]
-        return Features("pixels", dimension, _flat, f"pixels {_LARGEST}", "pixels, from 0 to 1")
+        dimension = small_rows(images.pixels[:1]).shape[1]
+        return Features(
+            "pixels", dimension, small_rows, f"pixels {_LARGEST}", "pixels, from 0 to 1"
+        )
     if name == "pca":
         return _pca(images, option, cache)
     if spec == "cnn":
@@ -101,15 +102,13 @@ def sum_of_moments(parts: Iterable[Tensor]) -> Moments:
     return total
 
 
-def _flat(pixels: Tensor) -> Tensor:
-    """uint8 images as rows in [0, 1]; sides above 32 are averaged down to 32."""
-    x = pixels.float() / 255
-    sides = tuple(min(side, _LARGEST) for side in x.shape[-2:])
-    return (x if sides == x.shape[-2:] else F.adaptive_avg_pool2d(x, sides)).flatten(1)
+def small_rows(pixels: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W) as rows in [0, 1]; sides above 32 are averaged down to 32."""
+    return shrunk(pixels.float() / 255, _LARGEST).flatten(1)
 
 
 def _pca(images: Images, option: str, cache: Path) -> Features:
-    most = min(_flat(images.pixels[:1]).shape[1], len(images) - 1)
+    most = min(small_rows(images.pixels[:1]).shape[1], len(images) - 1)
     count = min(_COMPONENTS, most) if not option else int(option) if option.isdecimal() else 0
     if not 1 <= count <= most:
         raise ValueError(
@@ -117,7 +116,7 @@ def _pca(images: Images, option: str, cache: Path) -> Features:
         )
 
     def fit() -> dict[str, Tensor]:
-        moments = sum_of_moments(_flat(part) for part in images.pixels.split(1024))
+        moments = sum_of_moments(small_rows(part) for part in torch.split(images.pixels, 1024))
         values, vectors = torch.linalg.eigh(moments.scatter)
         share = values[-count:].sum() / values.sum().clamp(min=1e-300)
         components = vectors[:, -count:].flip(1).contiguous()
@@ -132,34 +131,38 @@ def _pca(images: Images, option: str, cache: Path) -> Features:
     )
     name = "pca" if not option else f"pca{count}"
     return Features(
-        name, count, lambda pixels: (_flat(pixels) - mean) @ components, _sha(key), about
+        name, count, lambda pixels: (small_rows(pixels) - mean) @ components, _sha(key), about
     )
 
 
 def _cnn(images: Images, cache: Path) -> Features:
     targets = places(images)
-    key = f"cnn {Course()} {images.fingerprint} {_sha(targets.numpy().tobytes())}"
+    key = f"cnn 1 {Course()} {images.fingerprint} {_sha(targets.numpy().tobytes())}"
 
     def fit() -> dict[str, Tensor]:
         net, accuracy = fitted(images)
-        return {**net.state_dict(), "accuracy": torch.tensor(accuracy, dtype=torch.float64)}
+        parts = torch.split(images.pixels, 1024)
+        square = [net.features(to_float(part)).double().square().sum() for part in parts]
+        scale = (sum(square) / (len(images) * DIMENSION)) ** 0.5
+        about = {"accuracy": torch.tensor(accuracy, dtype=torch.float64), "scale": scale}
+        return {**net.state_dict(), **about}
 
     weights = _cached(cache, "cnn", key, fit)
-    accuracy = float(weights.pop("accuracy"))
+    accuracy, scale = float(weights.pop("accuracy")), float(weights.pop("scale"))
     net = Classifier(images.shape[0], int(targets.max()) + 1)
     net.load_state_dict(weights)
     net.eval().requires_grad_(False)
     about = (
-        "the last hidden layer of a small classifier trained on this data's labels, right on "
+        "the last hidden layer, of mean square 1, of a small classifier of this data, right on "
         f"{100 * accuracy:.1f} % of a tenth that it never saw"
     )
     return Features(
         "cnn",
         DIMENSION,
-        lambda pixels: net.features(to_float(pixels)),
+        lambda pixels: net.features(to_float(pixels)) / scale,
         _sha(b"".join(w.numpy().tobytes() for w in net.state_dict().values())),
         about,
-        lambda rows: net.head(rows.float()).argmax(1),
+        lambda rows: net.head(rows.float() * scale).argmax(1),
         {"accuracy": accuracy},
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 NEAREST = 5
-_CHUNK = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +111,24 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> fl
     return w2(rows @ directions(rows.shape[1], projections, seed).to(rows.device), len(a))
 
 
-def nearest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The Euclidean distance of each row of a to its nearest row of b, and that row's place."""
-    x, y = a.flatten(1).float(), b.flatten(1)
+def nearest(a: Tensor, b: Iterable[Tensor], but: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The Euclidean distance of each row of a to its nearest row of b, and that row's place.
+
+    b: in parts, each of some rows.   but: the place in b that each row of a is not held against,
+    (N,), such as its own.
+    """
+    x, begin = a.flatten(1).float(), 0
     best, where = torch.full((len(x),), torch.inf), torch.zeros(len(x), dtype=torch.long)
-    for begin in range(0, len(y), _CHUNK):
-        found = torch.cdist(x, y[begin : begin + _CHUNK].float()).min(1)
+    for part in b:
+        far = torch.cdist(x, part.flatten(1).float())
+        if but is not None:
+            mine = (but >= begin) & (but < begin + len(part))
+            far[mine, but[mine] - begin] = torch.inf
+        found = far.min(1)
         closer = found.values < best
         best = torch.where(closer, found.values, best)
         where = torch.where(closer, found.indices + begin, where)
+        begin += len(part)
     return best, where
 
 

@@ -8,148 +8,22 @@ gives the distribution of the figure for sets of one law.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ddim.features import Features
-from ddim.metrics import (
-    Moments,
-    balls,
-    cubic,
-    directions,
-    distances,
-    energy,
-    frechet,
-    mmd,
-    w2,
-)
 from ddim.noise import stream
+from ddim.sketches import BLOCKS, HIGHER, Pool, Sketch, edges
 
-BLOCKS = 10
-KEPT = 1000
-"""The most images that figures of pairs are made of; Fréchet distances take all."""
-FEWEST = 60
 _T = 2.2621571627982  # Student's t, 9 degrees of freedom, two-sided 5 %
-HIGHER = ("precision", "recall", "density", "coverage")
-"""Figures of which more is better."""
-FIGURES = ("fd", "kd", "sw2", "energy", *HIGHER, "balance")
-
-
-@dataclass(frozen=True, eq=False)
-class Sketch:
-    """A set of images in one feature space, in ten blocks: moments of all its rows, and some rows.
-
-    Blocks differ in size by one at most, the larger ones first.
-    """
-
-    moments: tuple[Moments, ...]
-    rows: tuple[Tensor, ...]
-
-    @property
-    def count(self) -> int:
-        """The number of images."""
-        return sum(block.count for block in self.moments)
-
-    @property
-    def kept(self) -> int:
-        """The number of rows that figures of pairs are made of."""
-        return sum(map(len, self.rows))
-
-
-def edges(num: int) -> list[int]:
-    """Where the ten blocks of num images begin, and num."""
-    return [0, *np.cumsum([len(part) for part in np.array_split(range(num), BLOCKS)]).tolist()]
-
-
-def sketch(features: Features, batches: Iterable[Tensor], num: int) -> Sketch:
-    """The sketch of num images, given as uint8 batches of any size in their order.
-
-    Raises ValueError for fewer than 60 images, or another number than num of them, or features
-    that are not finite.
-    """
-    if num < FEWEST:
-        raise ValueError(f"{num} images are too few to compare; choose at least {FEWEST}")
-    bounds, place = edges(num), 0
-    moments: list[Moments | None] = [None] * BLOCKS
-    rows: list[list[Tensor]] = [[] for _ in range(BLOCKS)]
-    for batch in batches:
-        found = features.of(batch)
-        if not torch.isfinite(found).all():
-            raise ValueError(f"the features {features.name} hold a nan or an infinity")
-        for block in range(BLOCKS):
-            part = found[max(0, bounds[block] - place) : max(0, bounds[block + 1] - place)]
-            if len(part):
-                fresh, old = Moments.of(part), moments[block]
-                moments[block] = fresh if old is None else old + fresh
-                room = KEPT // BLOCKS - sum(map(len, rows[block]))
-                rows[block].append(part[:room].double())
-        place += len(batch)
-    if place != num:
-        raise ValueError(f"{place} images came where {num} were announced")
-    return Sketch(
-        tuple(block for block in moments if block is not None), tuple(map(torch.cat, rows))
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Blocks of two sets, from any of which against any others the figures follow."""
-
-    moments: tuple[Moments, ...]
-    starts: tuple[int, ...]
-    distance: Tensor
-    kernel: Tensor
-    projected: Tensor
-    classes: Tensor | None
-
-    @classmethod
-    def of(cls, a: Sketch, b: Sketch, features: Features) -> Pool:
-        """The blocks of a, 0..9, and those of b, 10..19."""
-        blocks = (*a.rows, *b.rows)
-        rows = torch.cat(blocks)
-        return cls(
-            (*a.moments, *b.moments),
-            (0, *np.cumsum([len(block) for block in blocks]).tolist()),
-            distances(rows),
-            cubic(rows),
-            rows @ directions(rows.shape[1]),
-            None if features.classify is None else features.classify(rows),
-        )
-
-    def figures(self, a: Sequence[int], b: Sequence[int]) -> dict[str, float]:
-        """Every figure of some blocks as samples against others as real images."""
-        first, second = self._places(a), self._places(b)
-        order, n = torch.cat([first, second]), len(first)
-        distance = self.distance[order[:, None], order]
-        found = {
-            "fd": frechet(self._moments(a), self._moments(b)),
-            "kd": mmd(self.kernel[order[:, None], order], n),
-            "sw2": w2(self.projected[order], n),
-            "energy": energy(distance, n),
-            **asdict(balls(distance, n)),
-        }
-        if self.classes is not None:
-            found["balance"] = imbalance(self.classes[first], self.classes[second])
-        return found
-
-    def _moments(self, blocks: Sequence[int]) -> Moments:
-        return reduce(add, (self.moments[block] for block in blocks))
-
-    def _places(self, blocks: Sequence[int]) -> Tensor:
-        return torch.cat([torch.arange(*self.starts[block : block + 2]) for block in blocks])
-
-
-def imbalance(a: Tensor, b: Tensor) -> float:
-    """The total variation distance, 0 to 1, between the class frequencies of a and b, (N,) each."""
-    most = int(max(a.max(), b.max())) + 1
-    shares = [torch.bincount(x, minlength=most).double() / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().sum() / 2)
+_SHARES = ("precision", "recall", "coverage", "balance", "agreement")
 
 
 @dataclass(frozen=True)
@@ -171,10 +45,35 @@ class Figure:
         return _around(self.value, self.pseudo)
 
 
+def written(name: str, figure: Figure) -> dict[str, Any]:
+    """A figure with its 95 % interval, within what it can be, for a document."""
+    low, high = figure.interval
+    least, most = (-math.inf if name == "kd" else 0.0, 1.0 if name in _SHARES else math.inf)
+    return {
+        "value": figure.value,
+        "low": max(low, least),
+        "high": min(high, most),
+        "n": figure.n,
+        "left_out": list(figure.left_out),
+    }
+
+
+def figure_of(entry: Mapping[str, Any]) -> Figure:
+    """The figure that `written` wrote."""
+    return Figure(entry["value"], entry["n"], tuple(entry["left_out"]))
+
+
 def difference(a: Figure, b: Figure) -> tuple[float, float, float]:
     """a − b on the same seeds, and its 95 % interval, from paired pseudo-values."""
     low, high = _around(a.value - b.value, a.pseudo - b.pseudo)
     return a.value - b.value, low, high
+
+
+def apart(a: Figure, b: Figure) -> tuple[float, float, float]:
+    """a − b of independent samples, and its 95 % interval."""
+    one, two = (float(figure.pseudo.std(ddof=1)) for figure in (a, b))
+    margin = _T * math.hypot(one, two) / BLOCKS**0.5
+    return a.value - b.value, a.value - b.value - margin, a.value - b.value + margin
 
 
 def _around(
@@ -187,14 +86,31 @@ def _around(
 def measured(samples: Sketch, real: Sketch, features: Features) -> dict[str, Figure]:
     """Every figure of samples against as many real images."""
     pool, all_of = Pool.of(samples, real, features), range(BLOCKS)
-    against = range(BLOCKS, 2 * BLOCKS)
+    against = range(BLOCKS, len(pool.moments))
     whole = pool.figures(all_of, against)
-    parts = [pool.figures([k for k in all_of if k != left], against) for left in all_of]
+    parts = [pool.figures(rest, against) for rest in without_one()]
     counts = {"fd": samples.count}
     return {
         name: Figure(value, counts.get(name, samples.kept), tuple(p[name] for p in parts))
         for name, value in whole.items()
     }
+
+
+def averaged(values: Tensor, root: bool = False) -> Figure:
+    """The mean of one value per image (N,), or its root, as a figure."""
+    bounds = edges(len(values))
+    blocks = [values[i:j].double() for i, j in pairwise(bounds)]
+    means = [
+        float(torch.cat([blocks[k] for k in rest]).mean())
+        for rest in (list(range(BLOCKS)), *without_one())
+    ]
+    value, *left_out = [mean**0.5 if root else mean for mean in means]
+    return Figure(value, len(values), tuple(left_out))
+
+
+def without_one() -> list[list[int]]:
+    """The blocks but one, for each in turn."""
+    return [[k for k in range(BLOCKS) if k != left] for left in range(BLOCKS)]
 
 
 @dataclass(frozen=True)
@@ -248,7 +164,7 @@ def turned(name: str, value: float) -> float:
 
 
 def exchanges(a: Sketch, repeats: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Random splits of twenty blocks into two halves of equal size: larger and smaller ones apart."""
+    """Random splits of twenty blocks into halves of one size: larger and smaller ones apart."""
     large = sum(block.count > a.moments[-1].count for block in a.moments)
     kinds = [
         [k for k in range(2 * BLOCKS) if (k % BLOCKS < large) is wanted] for wanted in (True, False)

@@ -9,11 +9,22 @@ from typing import Annotated
 import typer
 
 import ddim
-from ddim.cli import demo, edit, exchange, interpolate, invert, likelihood, look, sample, train
+from ddim.cli import (
+    demo,
+    edit,
+    evaluate,
+    exchange,
+    interpolate,
+    invert,
+    likelihood,
+    look,
+    sample,
+    train,
+)
 
 app = typer.Typer(
     name="ddim",
-    help="Few-step diffusion sampling: train, sample, invert, edit, look.",
+    help="Few-step diffusion sampling: train, sample, invert, edit, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -25,6 +36,9 @@ app.command("encode")(invert.encode)
 app.command("reconstruct")(invert.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
 app.command("edit")(edit.edit)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(evaluate.compare)
+app.command("statistics")(evaluate.statistics)
 app.command("likelihood")(likelihood.likelihood)
 app.command("import")(exchange.bring)
 app.command("export")(exchange.export)
@@ -45,7 +59,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Few-step diffusion sampling: train, sample, invert, edit, look.
+    """Few-step diffusion sampling: train, sample, invert, edit, evaluate.
 
     DDIM_TRACEBACK=1 shows where an error arose.
     """

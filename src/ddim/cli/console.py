@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress, TaskID
 
+    from ddim.data import Images
     from ddim.model import Model
     from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
@@ -151,7 +152,12 @@ def pictures_of(model: Model, source: str, size: int | None, num: int | None) ->
     """
     import ddim
 
-    images = ddim.read(source, size)
+    images = fitting(ddim.read(source, size), model, source)
+    return ddim.data.to_float(images.pixels[:num]).to(next(model.net.parameters()).device)
+
+
+def fitting(images: Images, model: Model, source: str) -> Images:
+    """The images of a source. Raises ValueError unless they are of the model's shape."""
     if images.shape != model.shape:
         (c, h, w), (mc, mh, mw) = images.shape, model.shape
         arrays = source == "digits" or source.endswith(".npz")
@@ -160,7 +166,7 @@ def pictures_of(model: Model, source: str, size: int | None, num: int | None) ->
             f"{source} holds images of {w}×{h} and {c} channels, the model is for {mw}×{mh} and "
             f"{mc}; {how}, or take another model"
         )
-    return ddim.data.to_float(images.pixels[:num]).to(next(model.net.parameters()).device)
+    return images
 
 
 def file_output(path: Path, suffix: str) -> None:

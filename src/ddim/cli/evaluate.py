@@ -1,0 +1,269 @@
+"""ddim evaluate, statistics and compare: how good samples are, at how many calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ddim.cli.console import device as find_device, file_output, fitting, progress, writable
+from ddim.cli.options import Clip, Device, Folder, Json, Size
+
+if TYPE_CHECKING:
+    from ddim.cells import Setting
+    from ddim.data import Images
+    from ddim.model import Model
+    from ddim.references import Published, Reference, Statistics
+
+_FEW = "5,10,20,50,100"
+_PAPER = "10,20,50,100,1000"
+_TABLE_1 = "ddim:eta=0;ddim:eta=0.2;ddim:eta=0.5;ddim:eta=1;ddim:eta=1,added=hat"
+_TABLE_2 = (10, 20, 50, 100, 200, 500, 1000)
+_SAID = {
+    None: ("quality", "consistency", "seconds", "reconstruction"),
+    4: ("seconds",),
+    5: ("consistency",),
+}
+_USUAL = "ddim:eta=0;ddim:eta=0.5;ddim:eta=1;unipc"
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="Real images: a folder, an .npz, or the word digits; or an .npz with mu and sigma."
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DDIM_CACHE", help="Where what is fitted to the data is kept; ~/.cache/ddim."
+    ),
+]
+
+
+def evaluate(
+    model: Folder,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path(
+        "report"
+    ),
+    calls: Annotated[
+        str | None, typer.Option(help=f"Network calls per image, usually {_FEW}.")
+    ] = None,
+    solvers: Annotated[
+        str | None,
+        typer.Option(
+            help='Separated by ";", each perhaps with calls of its own after an "@", such as '
+            '"ddim:eta=0;unipc:order=3@5,10".'
+        ),
+    ] = None,
+    spacings: Annotated[
+        str | None, typer.Option(help="Separated by commas; usually trailing.")
+    ] = None,
+    num: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images per setting; usually 2000, or half of the data if that is less."
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature spaces, the verdict's first: pixels, pca, cnn, inception, or the path of "
+            "a .pt2, an .onnx or a transformers folder. Usually cnn,pca if the data has labels, "
+            "else pca."
+        ),
+    ] = None,
+    fine: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of the run of DDIM to compare with; usually T."),
+    ] = None,
+    table: Annotated[
+        int | None,
+        typer.Option(min=1, max=2, help="The paper's table: 1 is η × S, 2 reconstruction × S."),
+    ] = None,
+    figure: Annotated[
+        int | None,
+        typer.Option(
+            min=4, max=5, help="The paper's figure: 4 is time against S, 5 the same x_T, other S."
+        ),
+    ] = None,
+    reconstruct: Annotated[
+        int | None,
+        typer.Option(min=0, help="Real images to encode and decode, usually 64; 0 for none."),
+    ] = None,
+    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first image.")] = 0,
+    guidance: Annotated[
+        float, typer.Option(help="Scale of guidance towards each image's label; 1 is none.")
+    ] = 1.0,
+    clip: Clip = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 64,
+    size: Size = None,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """Sample at many settings and measure: tables, a report, and how many calls are enough.
+
+    Interrupt it and start it again: what is done is kept in the output folder.
+    """
+    import ddim
+    from ddim import report
+    from ddim.cells import Subject
+    from ddim.evaluation import Sweep, evaluate as measure, facts
+    from ddim.extras import needed
+
+    begin = time.monotonic()
+    paper = table is not None or figure is not None
+    if paper and (calls or solvers or (table and figure)):
+        raise ValueError(
+            "--table and --figure choose the solvers and calls; give one of them, and leave "
+            "--solvers and --calls out"
+        )
+    writable(out)
+    needed("matplotlib", "eval", "the report's charts")
+    opened = ddim.load(model, find_device(device))
+    if guidance != 1 and opened.classes is None:
+        raise ValueError("--guidance needs a model with classes; leave it out")
+    real = _real(data, size, opened)
+    images = real if isinstance(real, ddim.Images) else None
+    if table == 2:
+        settings: tuple[Setting, ...] = ()
+        spans = tuple(steps for steps in _TABLE_2 if steps <= opened.schedule.T)
+        count = num or (64 if images is None else min(64, len(images)))
+        back = count
+    else:
+        text = solvers or ("ddim:eta=0" if figure else _TABLE_1 if table else _USUAL)
+        laid = spacings or ("leading" if paper else "trailing")
+        settings = _settings(opened, text, calls or (_PAPER if paper else _FEW), laid, fine)
+        count = num or (2000 if images is None else min(2000, max(1, len(images) // 2)))
+        back = 0 if images is None else min(64, len(images)) if reconstruct is None else reconstruct
+        spans = tuple(sorted({s.steps for s in settings if back and s.steps <= 100}))
+    subject = Subject(
+        opened,
+        count,
+        first_seed,
+        _labels(opened, images, count) if settings else None,
+        guidance,
+        clip,
+        batch_size,
+    )
+    against = _references(features, real, count, opened, _cache(cache)) if settings else ()
+    sweep = Sweep(subject, settings, against, images, out, back, spans)
+    with progress() as bar:
+        task = bar.add_task("evaluating", total=sweep.total)
+
+        def tick(count: int) -> None:
+            bar.advance(task, count)
+
+        document = {**facts(opened, data, real), **measure(sweep, tick)}
+    document["model"]["name"] = str(model)
+    document["command"] = shlex.join(["ddim", *sys.argv[1:]])
+    document["wall_seconds"] = time.monotonic() - begin
+    report.write_report(document, sweep, figure)
+    for each in report.tables(document):
+        if each.name in _SAID[figure]:
+            print(each.text, end="\n\n")
+    for warning in document["warnings"]:
+        print(f"ddim: {warning}", file=sys.stderr)
+    if document["verdict"] is not None:
+        print(document["verdict"]["text"])
+    print(f"{out / 'report.html'}: {document['wall_seconds']:.0f} s", file=sys.stderr)
+
+
+def statistics(
+    data: Annotated[str, typer.Argument(help="Images: a folder, an .npz, or the word digits.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz.")] = Path(
+        "statistics.npz"
+    ),
+    features: Annotated[
+        str, typer.Option(help="One feature space, as in ddim evaluate.")
+    ] = "pixels",
+    size: Size = None,
+    cache: Cache = None,
+) -> None:
+    """Write mu and sigma of images in a feature space, as programs that measure FID read them."""
+    import ddim
+    from ddim.features import extractor
+    from ddim.references import statistics_of, write_statistics
+
+    file_output(output, ".npz")
+    images = ddim.read(data, size)
+    found = statistics_of(images, extractor(features, images, _cache(cache)))
+    write_statistics(found, output)
+    print(f"{output}: mu and sigma of {found.count} images in {found.name}", file=sys.stderr)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A results.json, or the folder of a report.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    as_json: Json = False,
+) -> None:
+    """The same settings in two evaluations: B − A, with its interval."""
+    from ddim import comparison
+
+    rows = comparison.compare(comparison.read_results(a), comparison.read_results(b))
+    print(json.dumps(rows) if as_json else comparison.listed(rows).text)
+
+
+def _real(data: str, size: int | None, model: Model) -> Images | Statistics:
+    import ddim
+    from ddim.references import read_statistics
+
+    found = read_statistics(Path(data))
+    return fitting(ddim.read(data, size), model, data) if found is None else found
+
+
+def _settings(
+    model: Model, solvers: str, calls: str, spacings: str, fine: int | None
+) -> tuple[Setting, ...]:
+    """The fine run and then the sweep's settings, each once."""
+    from ddim.cells import Setting, numbers, parsed
+
+    laid = [word.strip() for word in spacings.split(",")]
+    whole = Setting("ddim:eta=0", laid[0], model.schedule.T if fine is None else fine)
+    whole.made(model)
+    return tuple(dict.fromkeys((whole, *parsed(model, solvers, numbers(calls), laid))))
+
+
+def _labels(model: Model, images: Images | None, num: int) -> tuple[int, ...] | None:
+    """Those of the real images that samples are compared with, for a model of classes."""
+    from ddim.evaluation import checked_labels
+    from ddim.references import halves
+
+    if model.classes is None:
+        return None
+    return checked_labels(model, images, slice(0) if images is None else halves(images, num)[0])
+
+
+def _references(
+    features: str | None, real: Images | Statistics, num: int, model: Model, cache: Path
+) -> tuple[Reference | Published, ...]:
+    import torch
+
+    import ddim
+    from ddim.features import extractors
+    from ddim.references import halves, published, reference
+
+    if isinstance(real, ddim.Images):
+        halves(real, num)  # says now that there are too few
+        specs = features or ("pca" if real.labels is None else "cnn,pca")
+        return tuple(reference(real, num, space, cache) for space in extractors(specs, real, cache))
+    specs = features or real.name
+    fitted = {"pca", "cnn"} & {spec.strip().partition(":")[0] for spec in specs.split(",")}
+    if not specs or fitted:
+        raise ValueError(
+            f"statistics do not say how {' and '.join(sorted(fitted)) or 'their features'} are "
+            "made; name their space with --features (pixels, inception, or a path), or give the "
+            "images themselves"
+        )
+    blank = ddim.Images(torch.zeros(2, *model.shape, dtype=torch.uint8))
+    return tuple(published(real, space) for space in extractors(specs, blank, cache))
+
+
+def _cache(asked: Path | None) -> Path:
+    above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return above / "ddim" if asked is None else asked

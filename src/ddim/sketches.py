@@ -1,0 +1,160 @@
+"""A set of images in a feature space, in blocks of which any others can be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import add
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.features import Features
+from ddim.metrics import (
+    Moments,
+    balls,
+    cubic,
+    directions,
+    distances,
+    energy,
+    frechet,
+    mmd,
+    w2,
+)
+
+BLOCKS = 10
+KEPT = 1000
+"""The most images that figures of pairs are made of; Fréchet distances take all."""
+FEWEST = 60
+HIGHER = ("precision", "recall", "density", "coverage")
+"""Figures of which more is better."""
+FIGURES = ("fd", "kd", "sw2", "energy", *HIGHER, "balance")
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """A set of images in one feature space, in ten blocks: moments of all its rows, and some rows.
+
+    Blocks differ in size by one at most, the larger ones first.
+    """
+
+    moments: tuple[Moments, ...]
+    rows: tuple[Tensor, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of images."""
+        return sum(block.count for block in self.moments)
+
+    @property
+    def kept(self) -> int:
+        """The number of rows that figures of pairs are made of."""
+        return sum(map(len, self.rows))
+
+    @property
+    def total(self) -> Moments:
+        """The moments of all images."""
+        return reduce(add, self.moments)
+
+    @property
+    def merged(self) -> Sketch:
+        """The same set as one block."""
+        return Sketch((self.total,), (torch.cat(self.rows),))
+
+
+def edges(num: int) -> list[int]:
+    """Where the ten blocks of num images begin, and num."""
+    return [0, *np.cumsum([len(part) for part in np.array_split(range(num), BLOCKS)]).tolist()]
+
+
+def sketch(features: Features, batches: Iterable[Tensor], num: int) -> Sketch:
+    """The sketch of num images, given as uint8 batches of any size in their order.
+
+    Raises ValueError for fewer than 60 images, or another number than num of them, or features
+    that are not finite.
+    """
+    if num < FEWEST:
+        raise ValueError(f"{num} images are too few to compare; choose at least {FEWEST}")
+    bounds, place = edges(num), 0
+    moments: list[Moments | None] = [None] * BLOCKS
+    rows: list[list[Tensor]] = [[] for _ in range(BLOCKS)]
+    for batch in batches:
+        found = features.of(batch)
+        if not torch.isfinite(found).all():
+            raise ValueError(f"the features {features.name} hold a nan or an infinity")
+        for block in range(BLOCKS):
+            part = found[max(0, bounds[block] - place) : max(0, bounds[block + 1] - place)]
+            if len(part):
+                fresh, old = Moments.of(part), moments[block]
+                moments[block] = fresh if old is None else old + fresh
+                room = KEPT // BLOCKS - sum(map(len, rows[block]))
+                rows[block].append(part[:room].double())
+        place += len(batch)
+    if place != num:
+        raise ValueError(f"{place} images came where {num} were announced")
+    return Sketch(
+        tuple(block for block in moments if block is not None), tuple(map(torch.cat, rows))
+    )
+
+
+def kept_places(num: int) -> Tensor:
+    """The places of the images whose rows a sketch of num images keeps."""
+    return torch.cat([torch.arange(i, min(j, i + KEPT // BLOCKS)) for i, j in pairwise(edges(num))])
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Blocks of two sets, from any of which against any others the figures follow."""
+
+    moments: tuple[Moments, ...]
+    starts: tuple[int, ...]
+    distance: Tensor
+    kernel: Tensor
+    projected: Tensor
+    classes: Tensor | None
+
+    @classmethod
+    def of(cls, a: Sketch, b: Sketch, features: Features) -> Pool:
+        """The blocks of a, from 0 on, and then those of b."""
+        blocks = (*a.rows, *b.rows)
+        rows = torch.cat(blocks)
+        return cls(
+            (*a.moments, *b.moments),
+            (0, *np.cumsum([len(block) for block in blocks]).tolist()),
+            distances(rows),
+            cubic(rows),
+            rows @ directions(rows.shape[1]),
+            None if features.classify is None else features.classify(rows),
+        )
+
+    def figures(self, a: Sequence[int], b: Sequence[int]) -> dict[str, float]:
+        """Every figure of some blocks as samples against others as real images."""
+        first, second = self._places(a), self._places(b)
+        order, n = torch.cat([first, second]), len(first)
+        distance = self.distance[order[:, None], order]
+        found = {
+            "fd": frechet(self._moments(a), self._moments(b)),
+            "kd": mmd(self.kernel[order[:, None], order], n),
+            "sw2": w2(self.projected[order], n),
+            "energy": energy(distance, n),
+            **asdict(balls(distance, n)),
+        }
+        if self.classes is not None:
+            found["balance"] = imbalance(self.classes[first], self.classes[second])
+        return found
+
+    def _moments(self, blocks: Sequence[int]) -> Moments:
+        return reduce(add, (self.moments[block] for block in blocks))
+
+    def _places(self, blocks: Sequence[int]) -> Tensor:
+        return torch.cat([torch.arange(*self.starts[block : block + 2]) for block in blocks])
+
+
+def imbalance(a: Tensor, b: Tensor) -> float:
+    """The total variation distance, 0 to 1, between the class frequencies of a and b, (N,) each."""
+    most = int(max(a.max(), b.max())) + 1
+    shares = [torch.bincount(x, minlength=most).double() / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().sum() / 2)
