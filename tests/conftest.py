@@ -19,10 +19,17 @@ def _same_numbers():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where what evaluations fit to the data is kept, once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, capsys, tmp_path, cache):
     """Run the command in an empty folder; the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDIM_CACHE", str(cache))
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["ddim", *map(str, words)])

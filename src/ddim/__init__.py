@@ -107,7 +107,24 @@ _HOME = {
     "training": ("Training", "train"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = (*_HOME, "exact", "export", "latents", "losses", "metrics", "nets")
+_MODULES = (
+    *_HOME,
+    "cells",
+    "comparison",
+    "evaluation",
+    "exact",
+    "export",
+    "extractors",
+    "features",
+    "latents",
+    "losses",
+    "metrics",
+    "nets",
+    "references",
+    "report",
+    "significance",
+    "sketches",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -157,9 +158,12 @@ def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cel
                 seconds += spent
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if temporary.exists():  # or another process has put the same images there by now
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    for killed in folder.glob(f".{glob.escape(path.name)}.*.tmp"):
+        killed.unlink(missing_ok=True)
     facts = {"setting": asdict(setting), **subject.identity, "calls": each, **_took(seconds)}
     write_json(record, facts)
     return Cell(path, facts)

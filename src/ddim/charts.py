@@ -1,4 +1,4 @@
-"""Charts of an evaluation, as SVG: quality against calls and time, time against steps."""
+"""Charts of an evaluation, as SVG: quality against calls and time, time against calls."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ddim.extras import needed
 
 Document = Mapping[str, Any]
 _STYLE = {"svg.hashsalt": "ddim", "font.size": 9, "axes.spines.top": False}
+_LINE = {"marker": "o", "ms": 3.5, "capsize": 2, "lw": 1.2}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
@@ -19,65 +20,57 @@ def quality(document: Document, axis: str) -> str:
     axis: "calls" or "ms_per_image".
     """
     space = document["spaces"][0]
+    floor = space["floors"].get("fd")
 
     def draw(plot: Any) -> None:
+        seen = [] if floor is None else [floor["mean"]]
         for (solver, spacing), rows in lines(document).items():
-            x = [row[axis] for row in rows]
             found = [row["figures"][space["name"]]["fd"] for row in rows]
             y = [entry["value"] for entry in found]
             bars = [
-                [max(0.0, e["value"] - e["low"]) for e in found],
-                [e["high"] - e["value"] for e in found],
+                [max(0.0, entry["value"] - entry["low"]) for entry in found],
+                [entry["high"] - entry["value"] for entry in found],
             ]
-            plot.errorbar(
-                x,
-                y,
-                bars,
-                marker="o",
-                ms=3.5,
-                capsize=2,
-                lw=1.2,
-                label=named(document, solver, spacing),
-            )
-        floor = space["floors"].get("fd")
+            x = [row[axis] for row in rows]
+            plot.errorbar(x, y, bars, label=named(document, solver, spacing), **_LINE)
+            seen += y
         if floor is not None:
-            plot.axhspan(
-                floor["mean"],
-                floor["worst"],
-                color="#888888",
-                alpha=0.25,
-                lw=0,
-                label="two real sets",
-            )
-        plot.set_xscale("log")
-        plot.set_yscale("log")
-        plot.set_xlabel({"calls": "network calls", "ms_per_image": "milliseconds per image"}[axis])
+            worse = {"color": "#888888", "alpha": 0.25, "lw": 0, "label": "two real sets"}
+            plot.axhspan(floor["mean"], floor["worst"], **worse)
+        low, high = max(min(seen), 1e-12), max(seen)
+        if high > 10 * low:
+            plot.set_yscale("log")
+            plot.set_ylim(0.7 * low, 1.4 * high)
+        else:
+            plot.set_ylim(0, 1.15 * max(high, 0.0 if floor is None else floor["worst"]))
         plot.set_ylabel(space["titles"]["fd"])
-        plot.legend(frameon=False)
+        _across(plot, axis, [row[axis] for row in document["cells"]])
 
     return _drawn(draw)
 
 
 def seconds(document: Document) -> str:
-    """Seconds for all images against steps, the paper's Figure 4."""
+    """Seconds for all images against network calls, the paper's Figure 4."""
 
     def draw(plot: Any) -> None:
         for (solver, spacing), rows in lines(document).items():
-            plot.plot(
-                [row["steps"] for row in rows],
-                [row["seconds"] for row in rows],
-                "o-",
-                ms=3.5,
-                lw=1.2,
-                label=named(document, solver, spacing),
-            )
-        plot.set_xscale("log")
+            x, y = ([row[name] for row in rows] for name in ("calls", "seconds"))
+            plot.plot(x, y, label=named(document, solver, spacing), marker="o", ms=3.5, lw=1.2)
         plot.set_yscale("log")
-        plot.set_xlabel("steps")
         plot.set_ylabel(f"seconds for {document['num']} images")
-        plot.legend(frameon=False)
+        _across(plot, "calls", [row["calls"] for row in document["cells"]])
 
     return _drawn(draw)
+
+
+def _across(plot: Any, axis: str, values: list[float]) -> None:
+    plot.set_xscale("log")
+    if axis == "calls":
+        marks = sorted(set(values))
+        plot.set_xticks(marks, [str(mark) for mark in marks])
+        plot.minorticks_off()
+    plot.set_xlabel({"calls": "network calls", "ms_per_image": "milliseconds per image"}[axis])
+    plot.legend(frameon=False)
 
 
 def lines(document: Document) -> dict[tuple[str, str], list[Document]]:

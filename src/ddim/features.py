@@ -148,6 +148,7 @@ def _cnn(images: Images, cache: Path) -> Features:
         return {**net.state_dict(), **about}
 
     weights = _cached(cache, "cnn", key, fit)
+    digest = _sha(b"".join(tensor.numpy().tobytes() for tensor in weights.values()))
     accuracy, scale = float(weights.pop("accuracy")), float(weights.pop("scale"))
     net = Classifier(images.shape[0], int(targets.max()) + 1)
     net.load_state_dict(weights)
@@ -160,7 +161,7 @@ def _cnn(images: Images, cache: Path) -> Features:
         "cnn",
         DIMENSION,
         lambda pixels: net.features(to_float(pixels)) / scale,
-        _sha(b"".join(w.numpy().tobytes() for w in net.state_dict().values())),
+        digest,
         about,
         lambda rows: net.head(rows.float() * scale).argmax(1),
         {"accuracy": accuracy},

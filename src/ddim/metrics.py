@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -74,12 +75,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     Bińkowski et al. 2018, Eq. 4, over all pairs; about 0, and at times below it, for sets of one
     law. In the features of Inception-2015 it is what KID estimates.
     """
-    return mmd(cubic(torch.cat([_flat(a), _flat(b)])), len(a))
+    return mmd(_pairs(cubic, a, b), len(a), len(b))
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
     """√(2E|X − Y| − E|X − X'| − E|Y − Y'|) over all pairs of rows. Székely and Rizzo 2013."""
-    return energy(distances(torch.cat([_flat(a), _flat(b)])), len(a))
+    return energy(_pairs(distances, a, b), len(a), len(b))
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def sliced_w2(a: Tensor, b: Tensor, projections: int = 512, seed: int = 0) -> fl
     The root of the mean of W2² over random directions. Sizes may differ: quantile functions are
     compared exactly.
     """
-    rows = torch.cat([_flat(a), _flat(b)])
-    return w2(rows @ directions(rows.shape[1], projections, seed).to(rows.device), len(a))
+    x, y = _flat(a), _flat(b)
+    onto = directions(x.shape[1], projections, seed).to(x.device)
+    return w2((x @ onto).sort(0).values, (y @ onto).sort(0).values)
 
 
 def nearest(a: Tensor, b: Iterable[Tensor], but: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -133,8 +135,8 @@ def nearest(a: Tensor, b: Iterable[Tensor], but: Tensor | None = None) -> tuple[
 
 
 def cubic(rows: Tensor) -> Tensor:
-    """The kernel (x·y/D + 1)³ of every pair of rows (P, D), (P, P)."""
-    return (rows @ rows.T / rows.shape[1] + 1) ** 3
+    """The kernel (x·y/D + 1)³ of every pair of distinct rows (P, D), (P, P), its diagonal 0."""
+    return ((rows @ rows.T / rows.shape[1] + 1) ** 3).fill_diagonal_(0)
 
 
 def distances(rows: Tensor) -> Tensor:
@@ -150,22 +152,24 @@ def directions(dimension: int, count: int = 512, seed: int = 0) -> Tensor:
     return drawn / drawn.norm(dim=0)
 
 
-def mmd(kernel: Tensor, n: int) -> float:
-    """The unbiased squared MMD between the first n rows of a kernel matrix and the rest."""
-    m = len(kernel) - n
+def sums(matrix: Tensor, starts: Sequence[int]) -> Tensor:
+    """The sums of the blocks (K, K) of a matrix (P, P), block k from starts[k] to starts[k + 1]."""
+    rows = torch.stack([matrix[i:j].sum(0) for i, j in pairwise(starts)])
+    return torch.stack([rows[:, i:j].sum(1) for i, j in pairwise(starts)], 1)
+
+
+def mmd(total: Tensor, n: int, m: int) -> float:
+    """The unbiased squared MMD of n rows against m, from the sums (2, 2) of their `cubic`."""
     if min(n, m) < 2:
         raise ValueError(f"{n} and {m} rows; give at least 2 of each")
-    own = [
-        (block.sum() - block.trace()) / (len(block) * (len(block) - 1))
-        for block in (kernel[:n, :n], kernel[n:, n:])
-    ]
-    return float(own[0] + own[1] - 2 * kernel[:n, n:].mean())
+    (aa, ab), (_, bb) = total.tolist()
+    return aa / (n * (n - 1)) + bb / (m * (m - 1)) - 2 * ab / (n * m)
 
 
-def energy(distance: Tensor, n: int) -> float:
-    """The energy distance between the first n rows of a distance matrix and the rest."""
-    squared = 2 * distance[:n, n:].mean() - distance[:n, :n].mean() - distance[n:, n:].mean()
-    return float(squared.clamp(min=0).sqrt())
+def energy(total: Tensor, n: int, m: int) -> float:
+    """The energy distance of n rows and m, from the sums (2, 2) of their `distances`."""
+    (aa, ab), (_, bb) = total.tolist()
+    return max(0.0, 2 * ab / (n * m) - aa / n**2 - bb / m**2) ** 0.5
 
 
 def balls(distance: Tensor, n: int, nearest: int = NEAREST) -> Manifold:
@@ -188,23 +192,23 @@ def balls(distance: Tensor, n: int, nearest: int = NEAREST) -> Manifold:
     )
 
 
-def w2(projected: Tensor, n: int) -> float:
-    """The root mean W2² per column between the first n values and the rest."""
-    x, y = projected[:n].sort(0).values, projected[n:].sort(0).values
-    if len(x) == len(y):
-        return float((x - y).square().mean().sqrt())
-    return float(_w2_squared(x, y).mean().sqrt())
+def w2(x: Tensor, y: Tensor) -> float:
+    """The root of the mean W2² over the columns of sorted values (N, P) and (M, P).
 
-
-def _flat(rows: Tensor) -> Tensor:
-    return rows.reshape(len(rows), -1).double()
-
-
-def _w2_squared(x: Tensor, y: Tensor) -> Tensor:
-    """W2² per column of sorted samples; quantile functions are steps between break points."""
+    Quantile functions are steps between break points, and are compared exactly.
+    """
     n, m = len(x), len(y)
+    if n == m:
+        return float((x - y).square().mean().sqrt())
     breaks = torch.tensor(sorted({*range(0, n * m + 1, m), *range(0, n * m + 1, n)}))
     left, width = breaks[:-1], breaks.diff().double() / (n * m)
     gap = x[left.div(m, rounding_mode="floor")] - y[left.div(n, rounding_mode="floor")]
-    weighted: Tensor = gap.square() * width.to(gap)[:, None]
-    return weighted.sum(0)
+    return float((gap.square() * width[:, None]).sum(0).mean().sqrt())
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return rows.flatten(1).double()
+
+
+def _pairs(matrix: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    return sums(matrix(torch.cat([_flat(a), _flat(b)])), (0, len(a), len(a) + len(b)))

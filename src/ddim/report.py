@@ -249,7 +249,7 @@ def to_html(document: Document, pictures: Iterable[tuple[str, Image]]) -> bytes:
         charts = [
             ("Quality against network calls", _svg(quality(document, "calls"))),
             ("Quality against time", _svg(quality(document, "ms_per_image"))),
-            ("Time against steps", _svg(seconds(document))),
+            ("Time against network calls", _svg(seconds(document))),
         ]
     shown = [(caption, _png(image), image.size) for caption, image in pictures]
     page = template.render(

@@ -22,6 +22,7 @@ from ddim.metrics import (
     energy,
     frechet,
     mmd,
+    sums,
     w2,
 )
 
@@ -112,8 +113,10 @@ class Pool:
     moments: tuple[Moments, ...]
     starts: tuple[int, ...]
     distance: Tensor
-    kernel: Tensor
-    projected: Tensor
+    near: Tensor  # sums of distances and of kernels, block by block
+    alike: Tensor
+    projected: Tensor  # sorted along each direction (512, P), and the places of the values
+    places: Tensor
     classes: Tensor | None
 
     @classmethod
@@ -121,36 +124,52 @@ class Pool:
         """The blocks of a, from 0 on, and then those of b."""
         blocks = (*a.rows, *b.rows)
         rows = torch.cat(blocks)
+        starts = (0, *np.cumsum([len(block) for block in blocks]).tolist())
+        distance = distances(rows)
+        along = (rows @ directions(rows.shape[1])).T.sort(1)
         return cls(
             (*a.moments, *b.moments),
-            (0, *np.cumsum([len(block) for block in blocks]).tolist()),
-            distances(rows),
-            cubic(rows),
-            rows @ directions(rows.shape[1]),
+            starts,
+            distance,
+            sums(distance, starts),
+            sums(cubic(rows), starts),
+            along.values,
+            along.indices,
             None if features.classify is None else features.classify(rows),
         )
 
     def figures(self, a: Sequence[int], b: Sequence[int]) -> dict[str, float]:
         """Every figure of some blocks as samples against others as real images."""
         first, second = self._places(a), self._places(b)
-        order, n = torch.cat([first, second]), len(first)
-        distance = self.distance[order[:, None], order]
+        order, n, m = torch.cat([first, second]), len(first), len(second)
         found = {
             "fd": frechet(self._moments(a), self._moments(b)),
-            "kd": mmd(self.kernel[order[:, None], order], n),
-            "sw2": w2(self.projected[order], n),
-            "energy": energy(distance, n),
-            **asdict(balls(distance, n)),
+            "kd": mmd(_between(self.alike, a, b), n, m),
+            "sw2": w2(self._sorted(first), self._sorted(second)),
+            "energy": energy(_between(self.near, a, b), n, m),
+            **asdict(balls(self.distance[order[:, None], order], n)),
         }
         if self.classes is not None:
             found["balance"] = imbalance(self.classes[first], self.classes[second])
         return found
+
+    def _sorted(self, places: Tensor) -> Tensor:
+        """The values at some places along each direction, sorted, (N, 512)."""
+        chosen = torch.zeros(self.starts[-1], dtype=torch.bool)
+        chosen[places] = True
+        return self.projected[chosen[self.places]].reshape(-1, len(places)).T
 
     def _moments(self, blocks: Sequence[int]) -> Moments:
         return reduce(add, (self.moments[block] for block in blocks))
 
     def _places(self, blocks: Sequence[int]) -> Tensor:
         return torch.cat([torch.arange(*self.starts[block : block + 2]) for block in blocks])
+
+
+def _between(blocks: Tensor, a: Sequence[int], b: Sequence[int]) -> Tensor:
+    """Sums (2, 2) over some blocks and some others."""
+    parts = [torch.tensor(part) for part in (a, b)]
+    return torch.stack([torch.stack([blocks[x][:, y].sum() for y in parts]) for x in parts])
 
 
 def imbalance(a: Tensor, b: Tensor) -> float:

@@ -130,6 +130,8 @@ def evaluate(
         raise ValueError("--guidance needs a model with classes; leave it out")
     real = _real(data, size, opened)
     images = real if isinstance(real, ddim.Images) else None
+    if table == 2 and images is None:
+        raise ValueError(f"{data} holds statistics alone; --table 2 needs images")
     if table == 2:
         settings: tuple[Setting, ...] = ()
         spans = tuple(steps for steps in _TABLE_2 if steps <= opened.schedule.T)
