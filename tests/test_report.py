@@ -65,7 +65,7 @@ def test_a_killed_sweep_loses_one_cell_at_most(model, tmp_path):
 
     def files(out):
         found = {}
-        for path in (tmp_path / out).glob("cells/*.json"):
+        for path in (tmp_path / out).glob("cells/dd*.json"):
             pixels = np.load(path.with_suffix(".npy"))
             assert pixels.shape == (60, 1, 8, 8)
             found[path.name] = (path.stat().st_mtime_ns, pixels.tobytes())
@@ -94,8 +94,7 @@ def test_a_killed_sweep_loses_one_cell_at_most(model, tmp_path):
         json.loads(Path(tmp_path / out / "results.json").read_text()) for out in ("r", "fresh")
     )
     assert [c["figures"] for c in killed["cells"]] == [c["figures"] for c in fresh["cells"]]
-    assert {n: x for n, (_, x) in files("r").items()} == {
-        n: x for n, (_, x) in files("fresh").items()
-    }
+    pixels = [{name: x for name, (_, x) in files(out).items()} for out in ("r", "fresh")]
+    assert pixels[0] == pixels[1]
     assert all(files("r")[name] == kept for name, kept in whole.items())
     assert not list((tmp_path / "r" / "cells").glob(".*.tmp"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -162,7 +161,7 @@ def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cel
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    for killed in folder.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for killed in folder.glob(f".{path.name}.*.tmp"):
         killed.unlink(missing_ok=True)
     facts = {"setting": asdict(setting), **subject.identity, "calls": each, **_took(seconds)}
     write_json(record, facts)

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,8 +154,10 @@ def evaluate(
         clip,
         batch_size,
     )
-    against = _references(features, real, count, opened, _cache(cache)) if settings else ()
-    sweep = Sweep(subject, settings, against, images, out, back, spans)
+    sweep = Sweep(subject, settings, (), images, out, back, spans)
+    if settings:
+        against = _references(features, real, count, opened, _cache(cache))
+        sweep = replace(sweep, references=against)
     with progress() as bar:
         task = bar.add_task("evaluating", total=sweep.total)
 
