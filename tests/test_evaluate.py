@@ -226,7 +226,7 @@ def test_a_model_with_classes_is_asked_for_the_labels_of_the_real_images(run, tm
     assert "agreement" not in row["figures"]["pca"]
 
 
-def test_agreement_is_full_for_images_of_their_labels(tmp_path):
+def test_agreement_is_full_for_images_of_their_labels(tmp_path, cache):
     from ddim.evaluation import Sweep, _figures
     from ddim.features import extractor
     from ddim.references import reference
@@ -234,8 +234,8 @@ def test_agreement_is_full_for_images_of_their_labels(tmp_path):
     digits = ddim.digits()
     a, _ = halves(digits, 200)
     labels = digits.labels[a]
-    space = extractor("cnn", digits, tmp_path / "cache")
-    against = reference(digits, 200, space, tmp_path / "cache")
+    space = extractor("cnn", digits, cache)
+    against = reference(digits, 200, space, cache)
     setting = Setting("ddim:eta=0", "trailing", 2)
     for name, asked, low, high in (
         ("right", labels, 0.97, 1),

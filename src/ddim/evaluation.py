@@ -236,12 +236,12 @@ def reconstruction(sweep: Sweep, data: Images, tick: Tick) -> list[Document]:
     return rows
 
 
-def checked_labels(model: Model, data: Images | None, places: Tensor | slice) -> tuple[int, ...]:
+def checked_labels(model: Model, data: Images | None, places: Tensor | None) -> tuple[int, ...]:
     """The labels of some real images, for a model trained with labels.
 
     Raises ValueError where the data has none, or others than the model.
     """
-    if data is None or data.labels is None:
+    if data is None or data.labels is None or places is None:
         raise ValueError(
             "the model was trained with labels and the data has none; give an .npz with `labels`"
         )

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,8 @@ from ddim.cli.console import device as find_device, file_output, fitting, progre
 from ddim.cli.options import Clip, Device, Folder, Json, Size
 
 if TYPE_CHECKING:
+    import torch
+
     from ddim.cells import Setting
     from ddim.data import Images
     from ddim.model import Model
@@ -112,10 +114,11 @@ def evaluate(
     Interrupt it and start it again: what is done is kept in the output folder.
     """
     import ddim
-    from ddim import report
     from ddim.cells import Subject
     from ddim.evaluation import Sweep, evaluate as measure, facts
     from ddim.extras import needed
+    from ddim.references import halves
+    from ddim.report import write_report
 
     begin = time.monotonic()
     paper = table is not None or figure is not None
@@ -145,11 +148,12 @@ def evaluate(
         count = num or (2000 if images is None else min(2000, max(1, len(images) // 2)))
         back = 0 if images is None else min(64, len(images)) if reconstruct is None else reconstruct
         spans = tuple(sorted({s.steps for s in settings if back and s.steps <= 100}))
+    places = halves(images, count)[0] if images is not None and settings else None
     subject = Subject(
         opened,
         count,
         first_seed,
-        _labels(opened, images, count) if settings else None,
+        _labels(opened, images, places) if settings else None,
         guidance,
         clip,
         batch_size,
@@ -168,15 +172,8 @@ def evaluate(
     document["model"]["name"] = str(model)
     document["command"] = shlex.join(["ddim", *sys.argv[1:]])
     document["wall_seconds"] = time.monotonic() - begin
-    report.write_report(document, sweep, figure)
-    for each in report.tables(document):
-        if each.name in _SAID[figure]:
-            print(each.text, end="\n\n")
-    for warning in document["warnings"]:
-        print(f"ddim: {warning}", file=sys.stderr)
-    if document["verdict"] is not None:
-        print(document["verdict"]["text"])
-    print(f"{out / 'report.html'}: {document['wall_seconds']:.0f} s", file=sys.stderr)
+    write_report(document, sweep, figure)
+    _tell(document, _SAID[figure], out)
 
 
 def statistics(
@@ -214,6 +211,19 @@ def compare(
     print(json.dumps(rows) if as_json else comparison.listed(rows).text)
 
 
+def _tell(document: dict[str, Any], names: tuple[str, ...], out: Path) -> None:
+    from ddim.report import tables
+
+    for each in tables(document):
+        if each.name in names:
+            print(each.text, end="\n\n")
+    if document["verdict"] is not None:
+        print(document["verdict"]["text"])
+    for warning in document["warnings"]:
+        print(f"ddim: {warning}", file=sys.stderr)
+    print(f"{out / 'report.html'}: {document['wall_seconds']:.0f} s", file=sys.stderr)
+
+
 def _real(data: str, size: int | None, model: Model) -> Images | Statistics:
     import ddim
     from ddim.references import read_statistics
@@ -234,14 +244,13 @@ def _settings(
     return tuple(dict.fromkeys((whole, *parsed(model, solvers, numbers(calls), laid))))
 
 
-def _labels(model: Model, images: Images | None, num: int) -> tuple[int, ...] | None:
+def _labels(
+    model: Model, images: Images | None, places: torch.Tensor | None
+) -> tuple[int, ...] | None:
     """Those of the real images that samples are compared with, for a model of classes."""
     from ddim.evaluation import checked_labels
-    from ddim.references import halves
 
-    if model.classes is None:
-        return None
-    return checked_labels(model, images, slice(0) if images is None else halves(images, num)[0])
+    return None if model.classes is None else checked_labels(model, images, places)
 
 
 def _references(
@@ -251,10 +260,9 @@ def _references(
 
     import ddim
     from ddim.features import extractors
-    from ddim.references import halves, published, reference
+    from ddim.references import published, reference
 
     if isinstance(real, ddim.Images):
-        halves(real, num)  # says now that there are too few
         specs = features or ("pca" if real.labels is None else "cnn,pca")
         return tuple(reference(real, num, space, cache) for space in extractors(specs, real, cache))
     specs = features or real.name
