@@ -13,11 +13,13 @@ import ddim
 from ddim import Images, cells, schedules
 from ddim.cells import Cell, Setting, Subject, reconstructed, sampled
 from ddim.data import to_float
-from ddim.evaluation import memorisation
+from ddim.evaluation import Sweep, _figures, memorisation
+from ddim.features import extractor
 from ddim.findings import verdict, warnings
 from ddim.metrics import frechet
-from ddim.references import halves
+from ddim.references import Reference, halves
 from ddim.significance import Figure, written
+from ddim.sketches import sketch
 from tiny import tiny_model
 
 QUICK = ("--num", 60, "--calls", "2,4", "--solvers", "ddim:eta=0;ddpm", "--fine", 8)
@@ -226,27 +228,31 @@ def test_a_model_with_classes_is_asked_for_the_labels_of_the_real_images(run, tm
     assert "agreement" not in row["figures"]["pca"]
 
 
-def test_agreement_is_full_for_images_of_their_labels(tmp_path, cache):
-    from ddim.evaluation import Sweep, _figures
-    from ddim.features import extractor
-    from ddim.references import reference
-
+@pytest.mark.parametrize("num", [200, 1300])
+def test_agreement_is_full_for_images_of_their_labels(num, tmp_path, cache):
     digits = ddim.digits()
-    a, _ = halves(digits, 200)
-    labels = digits.labels[a]
     space = extractor("cnn", digits, cache)
-    against = reference(digits, 200, space, cache)
+    twice = Images(digits.pixels.repeat(2, 1, 1, 1), digits.labels.repeat(2))
+    places, _ = halves(twice, num)
+    pixels, labels = twice.pixels[places], twice.labels[places]
+    against = Reference(space, sketch(space, pixels.split(256), num).merged, {})
     setting = Setting("ddim:eta=0", "trailing", 2)
-    for name, asked, low, high in (
-        ("right", labels, 0.97, 1),
-        ("wrong", (labels + 1) % 10, 0, 0.03),
-    ):
-        subject = Subject(tiny_model(classes=10), 200, labels=tuple(asked.tolist()))
-        sweep = Sweep(subject, (setting,), (against,), digits, tmp_path / name)
-        np.save(tmp_path / f"{name}.npy", digits.pixels[a].numpy())
+    for name, asked, low, high in (("a", labels, 0.97, 1), ("b", (labels + 1) % 10, 0, 0.03)):
+        subject = Subject(tiny_model(classes=10), num, labels=tuple(asked.tolist()))
+        sweep = Sweep(subject, (setting,), (against,), twice, tmp_path / name)
+        np.save(tmp_path / f"{name}.npy", pixels.numpy())
         found = _figures(sweep, Cell(tmp_path / f"{name}.npy", {}), against)
         assert low <= found["agreement"]["value"] <= high
+        assert found["agreement"]["n"] == min(num, 1000)
         assert found["balance"]["value"] == 0
+
+
+def test_the_halves_are_disjoint_and_the_same_every_time():
+    digits = ddim.digits()
+    a, b = halves(digits, 898)
+    assert len({*a.tolist(), *b.tolist()}) == 2 * 898
+    assert torch.equal(a, halves(digits, 898)[0])
+    assert torch.equal(a[:60], halves(digits, 60)[0])
 
 
 def npz(path, pixels, labels=None):
