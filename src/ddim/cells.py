@@ -100,6 +100,7 @@ class Subject:
             "labels": None if self.labels is None else list(self.labels),
             "guidance": self.guidance,
             "clip": self.clip,
+            "ddim": __version__,
         }
 
 
@@ -287,7 +288,6 @@ def _key(identity: Mapping[str, Any], setting: Setting) -> str:
 def _took(seconds: float) -> dict[str, Any]:
     return {
         "seconds": seconds,
-        "ddim": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

@@ -75,14 +75,17 @@ def evaluate(sweep: Sweep, tick: Tick) -> Document:
     The document has the settings' `cells`, `spaces` with their floors, the `memorisation` of the
     first setting, `reconstruction`, `warnings`, and the `verdict`.
     """
-    folder, data = sweep.out / "cells", sweep.data
-    cells = [sampled(sweep.subject, setting, folder, tick) for setting in sweep.settings]
+    data, rows = sweep.data, []
+    cells: list[Cell] = []
+    for setting in sweep.settings:
+        cells.append(sampled(sweep.subject, setting, sweep.out / "cells", tick))
+        rows.append(_row(sweep, cells[-1], cells[0]))
     document: Document = {
         "num": sweep.subject.num,
         "first_seed": sweep.subject.first_seed,
         "guidance": sweep.subject.guidance,
         "clip": sweep.subject.clip,
-        "cells": [_row(sweep, cell, cells[0]) for cell in cells],
+        "cells": rows,
         "spaces": [_space(reference) for reference in sweep.references],
         "memorisation": memorisation(cells[0], data) if cells and data is not None else None,
         "reconstruction": [] if data is None else reconstruction(sweep, data, tick),
@@ -125,7 +128,9 @@ def _figures(sweep: Sweep, cell: Cell, reference: Reference | Published) -> Docu
     against = data.fingerprint if data is not None else ""
     if isinstance(reference, Published):
         against = reference.statistics.content
-    key = hashlib.sha256(f"1 {against} {reference.space.digest}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{__version__} {against} {reference.space.digest}".encode()).hexdigest()[
+        :12
+    ]
     path = sweep.out / "figures" / f"{cell.path.stem}-{reference.space.name}-{key}.json"
     if not path.exists():
         num = sweep.subject.num

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ddim import __version__
 from ddim.classifier import DIMENSION, Classifier, Course, fitted, places
 from ddim.data import Images, shrunk, to_float
 from ddim.extractors import INCEPTION, Rows, inception_file, opened
@@ -122,7 +123,7 @@ def _pca(images: Images, option: str, cache: Path) -> Features:
         components = vectors[:, -count:].flip(1).contiguous()
         return {"mean": moments.mean, "components": components, "share": share}
 
-    key = f"pca {count} {_LARGEST} {images.fingerprint}"
+    key = f"{__version__} pca {count} {_LARGEST} {images.fingerprint}"
     found = _cached(cache, "pca", key, fit)
     mean, components = found["mean"].float(), found["components"].float()
     about = (
@@ -137,7 +138,7 @@ def _pca(images: Images, option: str, cache: Path) -> Features:
 
 def _cnn(images: Images, cache: Path) -> Features:
     targets = places(images)
-    key = f"cnn 1 {Course()} {images.fingerprint} {_sha(targets.numpy().tobytes())}"
+    key = f"{__version__} cnn {Course()} {images.fingerprint} {_sha(targets.numpy().tobytes())}"
 
     def fit() -> dict[str, Tensor]:
         net, accuracy = fitted(images)

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ddim import __version__
 from ddim.data import Images
 from ddim.features import Features, sum_of_moments
 from ddim.files import read_tensors, write
@@ -98,7 +99,7 @@ def halves(images: Images, num: int) -> tuple[Tensor, Tensor]:
 
 def reference(images: Images, num: int, space: Features, cache: Path) -> Reference:
     """num real images and their floor, from the folder `cache` or put there."""
-    key = f"1 {images.fingerprint} {space.digest} {num} {FIGURES}"
+    key = f"{__version__} {images.fingerprint} {space.digest} {num} {FIGURES}"
     path = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         a, b = (sketch(space, _read(images, places), num) for places in halves(images, num))

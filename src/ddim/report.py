@@ -62,12 +62,6 @@ class Table:
         ]
         return "\n".join([self.caption, *lined])
 
-    @property
-    def markdown(self) -> str:
-        """For a page of documentation."""
-        every = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in every)
-
 
 def tables(document: Document) -> list[Table]:
     """Every table of an evaluation: the paper's layout first, then all figures of each space."""

@@ -159,10 +159,12 @@ def evaluate(
         batch_size,
     )
     sweep = Sweep(subject, settings, (), images, out, back, spans)
-    if settings:
-        against = _references(features, real, count, opened, _cache(cache))
-        sweep = replace(sweep, references=against)
     with progress() as bar:
+        if settings:
+            first = bar.add_task("real images", total=None)
+            against = _references(features, real, count, opened, _cache(cache))
+            sweep = replace(sweep, references=against)
+            bar.remove_task(first)
         task = bar.add_task("evaluating", total=sweep.total)
 
         def tick(count: int) -> None:
