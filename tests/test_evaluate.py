@@ -150,7 +150,7 @@ def test_the_report_is_valid_html_of_one_file(run, model, tmp_path):
     assert not page.findall(".//script")
     assert not page.findall(".//link")
     document = results(tmp_path / "r")
-    cell = page.findall(".//table[@id='quality']/tbody/tr")[1].findall("td")[0]
+    cell = page.findall(".//table[@id='quality-1']/tbody/tr")[1].findall("td")[0]
     assert cell.text == f"{document['cells'][3]['figures']['cnn']['fd']['value']:.3g}"
     assert page.find(".//p[@id='verdict']").text == document["verdict"]["text"]
     assert page.find(".//pre[@id='command']").text == document["command"]

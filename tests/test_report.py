@@ -44,8 +44,8 @@ def test_a_browser_opens_the_report_offline_and_reads_it(run, model, tmp_path):
         page.goto((tmp_path / "r" / "report.html").as_uri())
         sizes = page.eval_on_selector_all("img", "all => all.map(i => i.naturalWidth * i.height)")
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        header = page.locator("#quality thead th").all_inner_texts()
-        row = page.locator("#quality tbody tr", has_text="ddpm").locator("td").all_inner_texts()
+        header = page.locator("#quality-1 thead th").all_inner_texts()
+        row = page.locator("#quality-1 tbody tr", has_text="ddpm").locator("td").all_inner_texts()
         browser.close()
     assert len(sizes) == 7
     assert min(sizes) > 0

@@ -217,7 +217,7 @@ def _tell(document: dict[str, Any], names: tuple[str, ...], out: Path) -> None:
     from ddim.report import tables
 
     for each in tables(document):
-        if each.name in names:
+        if each.name.partition("-")[0] in names:
             print(each.text, end="\n\n")
     if document["verdict"] is not None:
         print(document["verdict"]["text"])
