@@ -269,6 +269,8 @@ WRONG = {
     "no labels": (("grey.npz", "--features", "cnn"), "no labels"),
     "no extractor": (("digits", "--features", "vgg"), "no feature space"),
     "no inception": (("digits", "--features", "inception"), "put it into"),
+    "no solver": (("digits", "--solvers", ""), "no solver is named"),
+    "no calls": (("digits", "--calls", ""), "write it as 5,10,20"),
     "solver": (("digits", "--solvers", "magic"), "magic"),
     "calls": (("digits", "--calls", "5,x"), "write it as 5,10,20"),
     "budget": (("digits", "--solvers", "resample", "--calls", "1"), "too few for resample"),
@@ -361,8 +363,8 @@ def test_statistics_are_those_of_numpy_and_stand_in_for_the_images(run, model, t
 @pytest.mark.parametrize(
     ("arrays", "words", "says"),
     [
-        ({}, ("--features", "pca"), "do not say how pca"),
-        ({"name": "", "digest": ""}, (), "name their space with --features"),
+        ({}, ("--features", "pca"), "pca is fitted to images"),
+        ({"name": "", "digest": ""}, (), "do not name their features; name their space"),
         ({"mu": np.zeros(5), "sigma": np.eye(5)}, (), "are of 5 features"),
         ({"digest": "other"}, (), "called pixels, and pixels has 64 of its own"),
         ({"mu": np.full(64, np.nan)}, (), "give a finite mean"),
@@ -460,6 +462,27 @@ def test_the_verdict_is_the_fewest_calls_shown_to_be_within_the_spread():
     assert verdict(document(a1000=(1.0, 0)))["text"].startswith("No other setting")
 
 
+def test_a_fine_run_that_real_images_do_not_resemble_is_said():
+    space = {
+        "name": "pca",
+        "dimension": 2,
+        "titles": {"fd": "FD[pca]"},
+        "floors": {"fd": {"mean": 0.5}},
+    }
+    for p, said in ((0.01, 1), (0.05, 1), (0.06, 0)):
+        figures = {"pca": {"fd": {"value": 3.0, "p": p}}}
+        found = warnings(
+            {
+                "num": 60,
+                "spaces": [space],
+                "cells": [{"steps": 1000, "figures": figures}],
+                "memorisation": None,
+            },
+            False,
+        )
+        assert len([w for w in found if "1000 steps itself is told from real" in w]) == said
+
+
 def cell(path, pixels):
     np.save(path, pixels.numpy())
     return Cell(path, {"num": len(pixels)})
@@ -478,7 +501,7 @@ def test_copies_of_the_data_are_found_and_fresh_images_are_not(tmp_path):
     assert new["share"] < 0.12
     assert new["copies"] == 0
     assert new["samples"] == pytest.approx(new["real"], rel=0.15)
-    blank = {"num": 60, "spaces": []}
+    blank = {"num": 60, "spaces": [], "cells": []}
     assert any("may be copies" in w for w in warnings({**blank, "memorisation": found}, False))
     assert not any("may be copies" in w for w in warnings({**blank, "memorisation": new}, False))
     assert any("trained on" in w for w in warnings({**blank, "memorisation": new}, True))

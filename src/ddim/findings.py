@@ -27,6 +27,14 @@ def warnings(document: Document, trained: bool) -> list[str]:
                 f"statistics alone give no floor: what {title} real images would have at N = {num} "
                 "is not known"
             )
+        fine = document["cells"][0]
+        fd = fine["figures"][space["name"]]["fd"]
+        if fd.get("p", 1.0) <= 0.05:
+            said.append(
+                f"the run of {fine['steps']} steps itself is told from real images: {title} is "
+                f"{fd['value']:.3g}, and {space['floors']['fd']['mean']:.3g} between two real sets "
+                "on average; more steps of it do not mend that"
+            )
     if num > KEPT and document["spaces"]:
         said.append(
             f"figures of pairs of images (all but the Fréchet distance) are of {KEPT} images"

@@ -121,12 +121,7 @@ def evaluate(
     from ddim.report import write_report
 
     begin = time.monotonic()
-    paper = table is not None or figure is not None
-    if paper and (calls or solvers or (table and figure)):
-        raise ValueError(
-            "--table and --figure choose the solvers and calls; give one of them, and leave "
-            "--solvers and --calls out"
-        )
+    text, budgets, laid = _asked(table, figure, solvers, calls, spacings)
     writable(out)
     needed("matplotlib", "eval", "the report's charts")
     opened = ddim.load(model, find_device(device))
@@ -142,9 +137,7 @@ def evaluate(
         count = num or (64 if images is None else min(64, len(images)))
         back = count
     else:
-        text = solvers or ("ddim:eta=0" if figure else _TABLE_1 if table else _USUAL)
-        laid = spacings or ("leading" if paper else "trailing")
-        settings = _settings(opened, text, calls or (_PAPER if paper else _FEW), laid, fine)
+        settings = _settings(opened, text, budgets, laid, fine)
         count = num or (2000 if images is None else min(2000, max(1, len(images) // 2)))
         back = 0 if images is None else min(64, len(images)) if reconstruct is None else reconstruct
         spans = tuple(sorted({s.steps for s in settings if back and s.steps <= 100}))
@@ -234,6 +227,30 @@ def _real(data: str, size: int | None, model: Model) -> Images | Statistics:
     return fitting(ddim.read(data, size), model, data) if found is None else found
 
 
+def _asked(
+    table: int | None,
+    figure: int | None,
+    solvers: str | None,
+    calls: str | None,
+    spacings: str | None,
+) -> tuple[str, str, str]:
+    """Solvers, calls and spacings: the user's, else the paper's, else the usual ones."""
+    paper = table is not None or figure is not None
+    if paper and (calls is not None or solvers is not None or (table and figure)):
+        raise ValueError(
+            "--table and --figure choose the solvers and calls; give one of them, and leave "
+            "--solvers and --calls out"
+        )
+    usual = (_USUAL, _FEW, "trailing")
+    if paper:
+        usual = ("ddim:eta=0" if figure else _TABLE_1, _PAPER, "leading")
+    given = (solvers, calls, spacings)
+    text, budgets, laid = (
+        default if own is None else own for default, own in zip(usual, given, strict=True)
+    )
+    return text, budgets, laid
+
+
 def _settings(
     model: Model, solvers: str, calls: str, spacings: str, fine: int | None
 ) -> tuple[Setting, ...]:
@@ -270,9 +287,10 @@ def _references(
     specs = features or real.name
     fitted = {"pca", "cnn"} & {spec.strip().partition(":")[0] for spec in specs.split(",")}
     if not specs or fitted:
+        what = " and ".join(sorted(fitted))
         raise ValueError(
-            f"statistics do not say how {' and '.join(sorted(fitted)) or 'their features'} are "
-            "made; name their space with --features (pixels, inception, or a path), or give the "
+            (f"{what} is fitted to images" if what else "the statistics do not name their features")
+            + "; name their space with --features (pixels, inception, or a path), or give the "
             "images themselves"
         )
     blank = ddim.Images(torch.zeros(2, *model.shape, dtype=torch.uint8))
