@@ -107,10 +107,6 @@ def test_leaving_a_block_out_is_the_figure_without_its_images():
         assert found["fd"].left_out[k] == pytest.approx(frechet(rest, everything))
         assert found["sw2"].left_out[k] == pytest.approx(sliced_w2(rest, everything))
     assert found["fd"].value == pytest.approx(frechet(x, torch.cat(real.rows)))
-    merged = measured(sketch(space(), [x], 65), real.merged, space())
-    for name, figure in found.items():
-        assert merged[name].value == pytest.approx(figure.value)
-        assert merged[name].left_out == pytest.approx(figure.left_out)
 
 
 def test_the_interval_of_a_mean_is_students():
@@ -126,12 +122,12 @@ def test_the_interval_of_a_mean_is_students():
 
 
 def test_intervals_cover_the_mean_of_many_seeds_and_pairing_narrows_the_difference():
-    real = drawn(60, 1000).merged
+    real = drawn(60, 1000)
     found, paired, alone = [], [], []
     for seed in range(120):
         x = rows(60, seed=seed)
-        one = measured(sketch(space(), [x], 60), real, space())["fd"]
-        two = measured(sketch(space(), [x + 0.1], 60), real, space())["fd"]
+        one = measured(sketch(space(), [x], 60), real, space(), 0)["fd"]
+        two = measured(sketch(space(), [x + 0.1], 60), real, space(), 0)["fd"]
         found.append((one.value, *one.interval))
         paired.append(difference(two, one))
         alone.append(apart(two, one))
@@ -152,11 +148,8 @@ def test_a_figure_is_written_within_what_it_can_be_and_read_back():
     assert figure_of(entry) == figure
 
 
-def test_a_floor_is_the_share_of_real_sets_that_differ_as_much():
+def test_a_floor_has_a_mean_and_a_value_that_one_in_twenty_exceeds():
     floor = Floor(60, tuple(float(k) for k in range(1, 100)))
-    assert floor.p_value(95.5) == 0.05
-    assert floor.p_value(0) == 1
-    assert floor.p_value(1000) == 0.01
     assert floor.mean == 50
     assert floor.worst == pytest.approx(94.1)
     assert floor.spread == pytest.approx(44.1)
@@ -172,24 +165,33 @@ def test_exchanges_keep_the_sizes_of_both_halves():
     assert exchanges(a, 2) != exchanges(a, 2, seed=1)
 
 
-def test_a_floor_tells_other_samples_from_real_ones():
+def test_other_samples_are_told_from_real_ones_and_the_same_are_not():
     known = floors(drawn(60, 1), drawn(60, 2), space(), 19)
-    found = measured(drawn(60, 3, shift=2.0), drawn(60, 1), space())
-    for name in ("fd", "kd", "sw2", "energy", "precision", "coverage"):
-        assert known[name].p_value(turned(name, found[name].value)) == 0.05, name
+    other = measured(drawn(60, 3, shift=2.0), drawn(60, 1), space(), 19)
+    for name in ("fd", "kd", "sw2", "energy"):
+        assert other[name].p == 0.05
+        assert other[name].value > known[name].worst
+    for name in ("precision", "coverage"):
+        assert other[name].p is None
+        assert turned(name, other[name].value) > known[name].worst
     assert all(value <= 0 for value in known["precision"].values)
+    same = measured(drawn(60, 1), drawn(60, 1), space(), 19)
+    assert same["fd"].p == same["energy"].p == 1
 
 
 @pytest.mark.slow
-def test_real_images_against_real_ones_are_rejected_in_one_of_twenty_cases():
-    where, rejected = space(4), {}
+@pytest.mark.parametrize("tails", ["normal", "lognormal"])
+def test_real_images_against_real_ones_are_rejected_in_one_of_twenty_cases(tails):
+    where, rejected = space(4, sign), {}
     for seed in range(300):
-        a, b, fresh = (sketch(where, [part], 60) for part in rows(180, 4, seed).split(60))
-        found = measured(fresh, a.merged, where)
-        for name, floor in floors(a, b, where).items():
-            low = floor.p_value(turned(name, found[name].value)) <= 0.05
-            rejected.setdefault(name, []).append(low)
-    assert len(rejected) == 8
+        x = rows(128, 4, seed)
+        a, b = (x if tails == "normal" else torch.cat([x[:, :1], x[:, 1:].exp()], 1)).split(64)
+        found = measured(sketch(where, [a], 64), sketch(where, [b], 64), where)
+        for name, figure in found.items():
+            if figure.p is not None:
+                rejected.setdefault(name, []).append(figure.p <= 0.05)
+    assert set(rejected) == {"fd", "kd", "sw2", "energy", "balance"}
     for name, each in rejected.items():
         assert len(each) == 300
-        assert 0.025 <= np.mean(each) <= 0.075, name
+        low = 0 if name == "balance" else 0.025  # which has few values, and so many ties
+        assert low <= np.mean(each) <= 0.075, name

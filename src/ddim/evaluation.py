@@ -111,12 +111,7 @@ def _row(sweep: Sweep, cell: Cell, fine: Cell) -> Document:
         "figures": {},
     }
     for reference in sweep.references:
-        found = _figures(sweep, cell, reference)
-        for name, entry in found.items():
-            floor = reference.floors.get(name)
-            if floor is not None:
-                entry["p"] = floor.p_value(turned(name, entry["value"]))
-        row["figures"][reference.space.name] = found
+        row["figures"][reference.space.name] = _figures(sweep, cell, reference)
     if cell is not fine:
         row["paired"] = written("paired", averaged(_apart(cell, fine, num), root=True))
     return row

@@ -21,7 +21,7 @@ from ddim.files import read_tensors, write
 from ddim.metrics import Moments, frechet_gaussians
 from ddim.noise import stream
 from ddim.significance import Figure, Floor, floors, measured, without_one
-from ddim.sketches import FEWEST, FIGURES, Sketch, sketch
+from ddim.sketches import BLOCKS, FEWEST, FIGURES, KEPT, Sketch, sketch
 
 _READ = 256
 
@@ -36,7 +36,7 @@ class Reference:
 
     def figures(self, samples: Sketch) -> dict[str, Figure]:
         """Every figure of samples, as many as there are real images."""
-        return measured(samples, self.real, self.space)
+        return measured(samples, self.real, self.space, exchanged(self.space))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,22 +103,28 @@ def reference(images: Images, num: int, space: Features, cache: Path) -> Referen
     path = cache / f"reference-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         a, b = (sketch(space, _read(images, places), num) for places in halves(images, num))
-        real, found = a.merged, floors(a, b, space, 99 if space.dimension <= 512 else 19)
-        moments, rows = real.moments[0], real.rows[0]
-        tensors = {"mean": moments.mean, "scatter": moments.scatter, "rows": rows}
-        counts = {"count": moments.count, **{f"n {name}": floor.n for name, floor in found.items()}}
-        values = {f"floor {name}": list(floor.values) for name, floor in found.items()}
-        for name, value in {**counts, **values}.items():
-            tensors[name] = torch.tensor(value, dtype=torch.float64)
+        tensors = {"rows": torch.cat(a.rows), "count": torch.tensor([m.count for m in a.moments])}
+        for name in ("mean", "scatter"):
+            tensors[name] = torch.stack([getattr(block, name) for block in a.moments])
+        for name, floor in floors(a, b, space, exchanged(space)).items():
+            tensors[f"floor {name}"] = torch.tensor(floor.values, dtype=torch.float64)
         write(path, safetensors.torch.save(tensors))
     kept = read_tensors(path)
-    moments = Moments(int(kept["count"]), kept["mean"], kept["scatter"])
+    counts = kept["count"].tolist()
+    moments = tuple(map(Moments, counts, kept["mean"], kept["scatter"]))
+    rows = torch.split(kept["rows"], [min(count, KEPT // BLOCKS) for count in counts])
+    real = Sketch(moments, rows)
     known = {
-        name: Floor(int(kept[f"n {name}"]), tuple(kept[f"floor {name}"].tolist()))
+        name: Floor(num if name == "fd" else real.kept, tuple(kept[f"floor {name}"].tolist()))
         for name in FIGURES
-        if f"n {name}" in kept
+        if f"floor {name}" in kept
     }
-    return Reference(space, Sketch((moments,), (kept["rows"],)), known)
+    return Reference(space, real, known)
+
+
+def exchanged(space: Features) -> int:
+    """How many exchanges a distribution is of: fewer where a Fréchet distance takes seconds."""
+    return 99 if space.dimension <= 512 else 19
 
 
 def published(statistics: Statistics, space: Features) -> Published:

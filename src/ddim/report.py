@@ -84,7 +84,7 @@ def paper(document: Document, place: int = 0) -> Table:
     caption = f"{title}, N = {document['num']}; columns are network calls"
     if floor:
         mean, worst = _short(floor["mean"]), _short(floor["worst"])
-        caption += f". Two real sets of N: {mean} on average, {worst} in 1 of 20 cases"
+        caption += f". Two real sets of N: {mean} on average, {worst} in 1 of 20 exchanges"
     return _across(
         document,
         f"quality-{place + 1}",
@@ -140,7 +140,7 @@ def details(document: Document, space: Document) -> Table:
                     *(_with_interval(name, found[name]) for name in names),
                 ]
             )
-    for word, said in (("mean", "two real sets, on average"), ("worst", "… in 1 of 20 cases")):
+    for word, said in (("mean", "two real sets, on average"), ("worst", "… in 1 of 20 exchanges")):
         if space["floors"]:
             known = [
                 _short(space["floors"][name][word] * _SCALE.get(name, 1))

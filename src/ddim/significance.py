@@ -28,11 +28,15 @@ _SHARES = ("precision", "recall", "coverage", "balance", "agreement")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of n images, and what it is with each block of seeds left out."""
+    """A figure of n images, and what it is with each block of seeds left out.
+
+    p: how often sets that mix samples and real images differ as much, for distances.
+    """
 
     value: float
     n: int
     left_out: tuple[float, ...]
+    p: float | None = None
 
     @property
     def pseudo(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -55,12 +59,13 @@ def written(name: str, figure: Figure) -> dict[str, Any]:
         "high": min(high, most),
         "n": figure.n,
         "left_out": list(figure.left_out),
+        **({} if figure.p is None else {"p": figure.p}),
     }
 
 
 def figure_of(entry: Mapping[str, Any]) -> Figure:
     """The figure that `written` wrote."""
-    return Figure(entry["value"], entry["n"], tuple(entry["left_out"]))
+    return Figure(entry["value"], entry["n"], tuple(entry["left_out"]), entry.get("p"))
 
 
 def difference(a: Figure, b: Figure) -> tuple[float, float, float]:
@@ -83,15 +88,29 @@ def _around(
     return value - margin, value + margin
 
 
-def measured(samples: Sketch, real: Sketch, features: Features) -> dict[str, Figure]:
-    """Every figure of samples against as many real images."""
+def measured(
+    samples: Sketch, real: Sketch, features: Features, repeats: int = 99
+) -> dict[str, Figure]:
+    """Every figure of samples against as many real images.
+
+    The p of a distance is that of the permutation test: (1 + #)/(1 + repeats), # of exchanges of
+    blocks between samples and real images that differ as much. It is exact for samples of the law
+    of the real images, whatever that law is.
+    """
     pool, all_of = Pool.of(samples, real, features), range(BLOCKS)
-    against = range(BLOCKS, len(pool.moments))
+    against = range(BLOCKS, 2 * BLOCKS)
     whole = pool.figures(all_of, against)
     parts = [pool.figures(rest, against) for rest in without_one()]
-    counts = {"fd": samples.count}
+    mixed = [pool.distances(*split) for split in exchanges(samples, repeats)]
     return {
-        name: Figure(value, counts.get(name, samples.kept), tuple(p[name] for p in parts))
+        name: Figure(
+            value,
+            samples.count if name == "fd" else samples.kept,
+            tuple(part[name] for part in parts),
+            None
+            if name in HIGHER
+            else (1 + sum(known[name] >= value for known in mixed)) / (1 + repeats),
+        )
         for name, value in whole.items()
     }
 
@@ -127,17 +146,13 @@ class Floor:
 
     @property
     def worst(self) -> float:
-        """The value that two real sets exceed in 1 of 20 cases."""
+        """The value that 1 of 20 exchanges exceeds."""
         return float(np.quantile(self.values, 0.95))
 
     @property
     def spread(self) -> float:
-        """From the mean to the value that two real sets exceed in 1 of 20 cases."""
+        """From the mean to the value that 1 of 20 exchanges exceeds."""
         return self.worst - self.mean
-
-    def p_value(self, value: float) -> float:
-        """How often two sets of real images differ as much as this, (1 + #)/(1 + count)."""
-        return (1 + sum(known >= value for known in self.values)) / (1 + len(self.values))
 
 
 def floors(a: Sketch, b: Sketch, features: Features, repeats: int = 99) -> dict[str, Floor]:

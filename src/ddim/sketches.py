@@ -60,11 +60,6 @@ class Sketch:
         """The moments of all images."""
         return reduce(add, self.moments)
 
-    @property
-    def merged(self) -> Sketch:
-        """The same set as one block."""
-        return Sketch((self.total,), (torch.cat(self.rows),))
-
 
 def edges(num: int) -> list[int]:
     """Where the ten blocks of num images begin, and num."""
@@ -141,13 +136,19 @@ class Pool:
     def figures(self, a: Sequence[int], b: Sequence[int]) -> dict[str, float]:
         """Every figure of some blocks as samples against others as real images."""
         first, second = self._places(a), self._places(b)
-        order, n, m = torch.cat([first, second]), len(first), len(second)
+        order = torch.cat([first, second])
+        balanced = balls(self.distance[order[:, None], order], len(first))
+        return {**self.distances(a, b), **asdict(balanced)}
+
+    def distances(self, a: Sequence[int], b: Sequence[int]) -> dict[str, float]:
+        """The figures of which less is better."""
+        first, second = self._places(a), self._places(b)
+        n, m = len(first), len(second)
         found = {
             "fd": frechet(self._moments(a), self._moments(b)),
             "kd": mmd(_between(self.alike, a, b), n, m),
             "sw2": w2(self._sorted(first), self._sorted(second)),
             "energy": energy(_between(self.near, a, b), n, m),
-            **asdict(balls(self.distance[order[:, None], order], n)),
         }
         if self.classes is not None:
             found["balance"] = imbalance(self.classes[first], self.classes[second])
