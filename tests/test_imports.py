@@ -32,7 +32,7 @@ FLOORS = [
     ["sketches"],
     ["significance"],
     ["references", "findings", "charts"],
-    ["evaluation"],
+    ["evaluation", "tables"],
     ["report"],
     ["comparison"],
     ["demo"],

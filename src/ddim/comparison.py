@@ -8,8 +8,8 @@ from typing import Any
 
 from ddim.evaluation import FORMAT
 from ddim.files import read_json
-from ddim.report import Table
 from ddim.significance import apart, difference, figure_of
+from ddim.tables import Table
 
 Document = Mapping[str, Any]
 

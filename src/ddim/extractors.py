@@ -70,7 +70,8 @@ def torchscript(path: Path) -> Rows:
     """The features of a TorchScript that resizes by itself, as that of Inception does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        net: Any = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        load: Any = torch.jit.load
+        net = load(str(path), map_location="cpu")
     net.eval()
 
     def rows(pixels: Tensor) -> Tensor:

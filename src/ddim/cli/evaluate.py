@@ -207,7 +207,7 @@ def compare(
 
 
 def _tell(document: dict[str, Any], names: tuple[str, ...], out: Path) -> None:
-    from ddim.report import tables
+    from ddim.tables import tables
 
     for each in tables(document):
         if each.name.partition("-")[0] in names:
