@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         diffuse as diffuse,
         split as split,
     )
+    from ddim.rows import Fitted as Fitted, rows_of as rows_of
     from ddim.sampling import calls as calls, sample as sample, trace as trace
     from ddim.schedules import Schedule as Schedule
     from ddim.solvers import (
@@ -87,6 +88,7 @@ _HOME = {
     "plans": ("Plan", "plan"),
     "presets": ("preset",),
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
+    "rows": ("Fitted", "rows_of"),
     "sampling": ("calls", "sample", "trace"),
     "schedules": ("Schedule",),
     "solvers": (

@@ -1,0 +1,108 @@
+"""A multistep solver given by its numbers, and those of every solver that is linear in what it saw.
+
+Each state of a deterministic solver with one prediction an interval is a fixed linear combination
+of the last prediction and of the eps before it,
+
+    x_s = a x0 + b_0 eps + b_1 eps_1 + b_2 eps_2 + …,
+
+so that a row (a, b_0, b_1, …) per interval says all of it. DDIM has a = signal_s, b_0 = noise_s and
+no more; a row without a past differs from it only by numbers that a fit may choose. This is the
+non-stationary family of Shaul et al. 2024, arXiv:2403.01329.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddim.noise import Noise, undrawn
+from ddim.plans import Plan, descending
+from ddim.process import Prediction
+from ddim.solvers.base import Run, Solver
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """x_s = a x0 + Σ_j b_j eps_j on one plan, one row (a, b_0, b_1, …) per interval.
+
+    ratios: noise/signal of the levels of the plan that the rows belong to.   rows: row i has one to
+    i + 1 weights of eps, newest first. Raises ValueError for a number that is not finite or a row
+    of another length, and on another plan.
+    """
+
+    ratios: tuple[float, ...]
+    rows: Rows
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.ratios) - 1 or not self.rows:
+            raise ValueError(
+                f"{len(self.rows)} rows for {len(self.ratios)} levels; give one per interval"
+            )
+        for i, row in enumerate(self.rows):
+            if not 2 <= len(row) <= i + 2 or not all(map(math.isfinite, row)):
+                raise ValueError(
+                    f"row {i} is {row}; give 2 to {i + 2} finite numbers, those of x0 and of the "
+                    "eps so far"
+                )
+
+    def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
+        """Begin a run; see `Solver`."""
+        self._refuse(plan)
+        past: list[Tensor] = []
+        for t, (a, *b) in zip(plan, self.rows, strict=False):
+            p = yield x, t
+            past = [p.eps, *past]
+            x = a * p.x0
+            for weight, eps in zip(b, past, strict=False):
+                x = x + weight * eps
+        return x
+
+    def _refuse(self, plan: Plan) -> None:
+        ratios = [float(level.ratio) for level in plan]
+        alike = len(ratios) == len(self.ratios) and all(
+            math.isclose(a, b, rel_tol=1e-6) for a, b in zip(ratios, self.ratios, strict=True)
+        )
+        if not alike:
+            raise ValueError(
+                f"the plan is not the one of {len(self.rows)} steps that this solver was fitted "
+                "on; take the plan of its recipe"
+            )
+
+
+def rows_of(solver: Solver, plan: Plan) -> Rows:
+    """The rows of a solver on a falling plan: run on the basis of all that it can see.
+
+    Raises ValueError where it is not of this form: a second prediction in an interval, noise, or a
+    plan that begins without signal.
+    """
+    steps = len(descending(plan)) - 1
+    basis = torch.eye(steps + 1, dtype=torch.float64)
+    if not plan[0].signal:
+        raise ValueError("a level without signal has no eps of its own; begin the plan below it")
+    run = solver(basis[:1], plan, undrawn)
+    states = []
+    asked, level = next(run)
+    for k in range(steps):
+        if level != plan[k]:
+            raise ValueError(f"{type(solver).__name__} asks twice in an interval; it has no rows")
+        states.append(asked[0])
+        eps = basis[k + 1 : k + 2]
+        x0 = (asked - level.noise * eps) / level.signal
+        try:
+            asked, level = run.send(Prediction(asked, x0, eps))
+        except StopIteration as end:
+            asked = end.value
+    states.append(asked[0])
+    found = []
+    for k, (now, after) in enumerate(pairwise(states)):
+        t, a = plan[k], float(after[0] / now[0] * plan[k].signal)
+        rest = after - a / t.signal * now
+        rest[k + 1] += a * t.noise / t.signal
+        found.append((a, *rest[1 : k + 2].flip(0).tolist()))
+    return tuple(found)
