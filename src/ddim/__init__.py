@@ -50,6 +50,11 @@ if TYPE_CHECKING:
         diffuse as diffuse,
         split as split,
     )
+    from ddim.recipes import (
+        Recipe as Recipe,
+        load_recipe as load_recipe,
+        save_recipe as save_recipe,
+    )
     from ddim.rows import Fitted as Fitted, rows_of as rows_of
     from ddim.sampling import calls as calls, sample as sample, trace as trace
     from ddim.schedules import Schedule as Schedule
@@ -69,6 +74,7 @@ if TYPE_CHECKING:
     from ddim.spec import build as build, describe as describe
     from ddim.store import load as load, save as save
     from ddim.training import Training as Training, train as train
+    from ddim.tuning import Tuning as Tuning, tune as tune
 
 __version__ = "0.1.0"
 
@@ -88,6 +94,7 @@ _HOME = {
     "plans": ("Plan", "plan"),
     "presets": ("preset",),
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
+    "recipes": ("Recipe", "load_recipe", "save_recipe"),
     "rows": ("Fitted", "rows_of"),
     "sampling": ("calls", "sample", "trace"),
     "schedules": ("Schedule",),
@@ -107,6 +114,7 @@ _HOME = {
     "spec": ("build", "describe"),
     "store": ("load", "save"),
     "training": ("Training", "train"),
+    "tuning": ("Tuning", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = (
@@ -117,6 +125,7 @@ _MODULES = (
     "exact",
     "export",
     "extractors",
+    "families",
     "features",
     "latents",
     "losses",

@@ -68,7 +68,7 @@ class Family:
 
     def rows(self, member: Tensor, plan: Plan) -> Rows:
         """Its rows on a plan."""
-        free = member[self.steps - 1 :].split(self.widths)
+        free = torch.split(member[self.steps - 1 :], self.widths)
         return tuple(
             tuple(value + (float(more[j]) if j < len(more) else 0.0) for j, value in enumerate(row))
             for row, more in zip(rows_of(self.base, plan), free, strict=True)
@@ -170,7 +170,7 @@ def refined(
     """
     jacobian, reached = _jacobian(family, member, denoiser, start)
     left = (reached - end).flatten().double()
-    found, damping = [], _DAMPING
+    found, damping = list[Tensor](), _DAMPING
     levels = family.steps - 1
     for _ in range(rounds):
         weight = _huber(left, len(start))

@@ -24,7 +24,7 @@ from ddim.spec import choose
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Reference:
     """A run as a reference does it: `sample(recipe.denoiser(), x, recipe.plan, recipe.solver)`.
 
     model: with its table at the precision of the reference.   plan: it may end above 0.
@@ -48,7 +48,7 @@ class Recipe:
         return plain if self.clip is None else clip(plain, self.clip, keep_eps=self.keep_eps)
 
 
-Preset = Callable[[Model, int], Recipe]
+Preset = Callable[[Model, int], Reference]
 """(model, steps) to the run that a reference would do."""
 
 
@@ -63,7 +63,7 @@ class ErmongroupDDIM:
     eta: float = 0.0
     skip: str = "uniform"
 
-    def __call__(self, model: Model, steps: int) -> Recipe:
+    def __call__(self, model: Model, steps: int) -> Reference:
         """Raises ValueError for an unknown skip or steps outside 1..T."""
         return _recipe(single(model), _skipped(model.schedule.T, steps, self.skip), self.eta)
 
@@ -75,7 +75,7 @@ class ErmongroupDDPM:
 
     skip: str = "uniform"
 
-    def __call__(self, model: Model, steps: int) -> Recipe:
+    def __call__(self, model: Model, steps: int) -> Reference:
         """As `ErmongroupDDIM`."""
         times = _skipped(model.schedule.T, steps, self.skip)
         solver = DDIM(eta=1.0, added="hat")
@@ -91,7 +91,7 @@ class GuidedDiffusion:
 
     eta: float = 0.0
 
-    def __call__(self, model: Model, steps: int) -> Recipe:
+    def __call__(self, model: Model, steps: int) -> Reference:
         """Raises ValueError for a number of steps that no whole stride gives."""
         T = _admitted(model.schedule.T, steps)
         stride = -(-T // steps)
@@ -117,7 +117,7 @@ class Diffusers:
 
     eta: float = 0.0
 
-    def __call__(self, model: Model, steps: int) -> Recipe:
+    def __call__(self, model: Model, steps: int) -> Reference:
         """Raises ValueError where the folder's spacing is none of diffusers'."""
         asked = model.sampling
         if asked.spacing not in SPACINGS:
@@ -148,7 +148,7 @@ class SD1:
 
     eta: float = 0.0
 
-    def __call__(self, model: Model, steps: int) -> Recipe:
+    def __call__(self, model: Model, steps: int) -> Reference:
         """Raises ValueError for a model on another table."""
         table, own = scaled_linear(1000, 0.00085, 0.012), model.schedule
         if own.T != table.T or not torch.allclose(own.signal, table.signal, rtol=1e-4):
@@ -184,10 +184,10 @@ def single(model: Model) -> Model:
     return replace(model, schedule=table)
 
 
-def _recipe(model: Model, times: Sequence[int], eta: float = 0.0, final: int = 0) -> Recipe:
+def _recipe(model: Model, times: Sequence[int], eta: float = 0.0, final: int = 0) -> Reference:
     """DDIM over t, falling, and down to a last level; a last step between equal levels is none."""
     ends = times if times[-1] == final else [*times, final]
-    return Recipe(model, model.plan(ends), DDIM(eta=eta))
+    return Reference(model, model.plan(ends), DDIM(eta=eta))
 
 
 def _admitted(T: int, steps: int) -> int:

@@ -20,11 +20,12 @@ from ddim.cli import (
     look,
     sample,
     train,
+    tune,
 )
 
 app = typer.Typer(
     name="ddim",
-    help="Few-step diffusion sampling: train, sample, invert, edit, evaluate.",
+    help="Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("tune")(tune.tune)
 app.command("encode")(invert.encode)
 app.command("reconstruct")(invert.reconstruct)
 app.command("interpolate")(interpolate.interpolate)
@@ -59,7 +61,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Few-step diffusion sampling: train, sample, invert, edit, evaluate.
+    """Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate.
 
     DDIM_TRACEBACK=1 shows where an error arose.
     """

@@ -16,6 +16,7 @@ from ddim.cli.console import (
     image_output,
     integers,
     laid,
+    only_one,
     progress,
     put_images,
     to_clean,
@@ -32,6 +33,10 @@ def sample(
     model: Folder,
     output: ImageOutput = Path("grid.png"),
     steps: Steps = None,
+    calls: Annotated[
+        int | None,
+        typer.Option(min=1, help="Network calls instead of steps, by the recipe of ddim tune."),
+    ] = None,
     solver: Annotated[
         str | None,
         typer.Option(
@@ -71,16 +76,30 @@ def sample(
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone."""
     import ddim
+    from ddim.cells import fitting
+    from ddim.recipes import recipe_name
 
     image_output(output)
     opened = ddim.load(model, find_device(device))
     if latents is not None:
-        given = [steps, solver, spacing, times, seeds, label, clip, preset, negative, batch_size]
+        given = [
+            steps,
+            calls,
+            solver,
+            spacing,
+            times,
+            seeds,
+            label,
+            clip,
+            preset,
+            negative,
+            batch_size,
+        ]
         if guidance != 1 or any(value is not None for value in given):
             raise ValueError(
-                "--from decodes the way that the latents were encoded; leave --steps, --times, "
-                "--spacing, --solver, --seeds, --label, --guidance, --negative, --clip, --preset "
-                "and --batch-size out"
+                "--from decodes the way that the latents were encoded; leave --steps, --calls, "
+                "--times, --spacing, --solver, --seeds, --label, --guidance, --negative, --clip, "
+                "--preset and --batch-size out"
             )
         _decode(opened, latents, output)
         return
@@ -88,18 +107,32 @@ def sample(
     if negative is not None and guidance == 1:
         raise ValueError("--negative needs --guidance above 1, such as --guidance 2")
     if preset is not None:
-        if any(value is not None for value in (solver, spacing, times, clip)):
+        if any(value is not None for value in (calls, solver, spacing, times, clip)):
             raise ValueError(
-                "--preset chooses the solver, the levels and the clip; leave --solver, --spacing, "
-                "--times and --clip out"
+                "--preset chooses the solver, the levels and the clip; leave --solver, --calls, "
+                "--spacing, --times and --clip out"
             )
         recipe = ddim.preset(preset)(opened, 20 if steps is None else steps)
         denoiser = recipe.denoiser(label, guidance, negative)
         plan, method = recipe.plan, recipe.solver
     else:
         denoiser = opened.denoiser(label, clip, guidance, negative)
-        plan = to_clean(laid(opened.schedule, steps, spacing, times))
-        method = ddim.build(solver or "ddim")
+        only_one(calls=calls, steps=steps, times=times)
+        free = all(value is None for value in (solver, spacing, times, negative))
+        path = model / "recipes" / recipe_name(calls or steps or 20, guidance, clip)
+        if free and path.is_file():
+            plan, method = ddim.load_recipe(path).made(opened)
+            print(f"by {path}", file=sys.stderr)
+        elif calls is not None and free:
+            raise ValueError(
+                f"there is no {path}; make it with ddim tune {model} --calls {calls}, or choose "
+                "--steps or --solver"
+            )
+        else:
+            method = ddim.build(solver or "ddim")
+            if calls is not None:
+                steps = fitting(opened, method, calls, spacing or "trailing")
+            plan = to_clean(laid(opened.schedule, steps, spacing, times))
     begin = time.perf_counter()
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
     put_images(images, chosen, output)
