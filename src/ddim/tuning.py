@@ -51,7 +51,8 @@ class Tuning:
     seeds: images that the fit sees; None: 32 to 1024, by their size.   held_out: unseen images that
     choose among fits, and as many again that judge the choice; None: half as many, 64 or more.
     first_seed: of the first.   tolerance: what the teacher may change, by the median image's root
-    mean square, when its steps are doubled.   guidance, clip: of the denoiser; a model with classes sees them all in turn.
+    mean square, when its steps are doubled.
+    guidance, clip: of the denoiser; a model with classes sees them all in turn.
     """
 
     seeds: int | None = None
