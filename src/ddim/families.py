@@ -111,6 +111,11 @@ def _weighed(row: Sequence[float], features: Sequence[Tensor]) -> Tensor:
     return torch.stack([w * f for w, f in zip(row, features, strict=True)]).sum(0)
 
 
+def _flat(x: Tensor) -> Tensor:
+    """Its numbers, float64 on the CPU, where the small systems are solved."""
+    return x.flatten().cpu().double()
+
+
 def _upto(run: _Run, i: int, state: Tensor) -> _Run:
     """The first i + 1 predictions of a run, and another state after them."""
     return _Run([*run.states[: i + 1], state], run.x0[: i + 1], run.eps[: i + 1])
@@ -131,8 +136,8 @@ def greedy(family: Family, member: Tensor, denoiser: Denoiser, states: Tensor) -
         features = run.features(i)
         plain = _weighed(base[i], features)
         goal = states[-1] if i == steps - 1 else _between(family, states, plan, member, i)
-        short = (goal - plain).flatten().double()
-        columns = torch.stack([f.flatten() for f in features[:width]], 1).double()
+        short = _flat(goal - plain)
+        columns = torch.stack([_flat(f) for f in features[:width]], 1)
         normal = columns.T @ columns / len(short)
         damping = family.ridge * short.square().mean() + 1e-12
         more = torch.linalg.solve(
@@ -169,7 +174,7 @@ def refined(
     another mode.
     """
     jacobian, reached = _jacobian(family, member, denoiser, start)
-    left = (reached - end).flatten().double()
+    left = _flat(reached - end)
     found, damping = list[Tensor](), _DAMPING
     levels = family.steps - 1
     for _ in range(rounds):
@@ -186,7 +191,7 @@ def refined(
             tried = member + step
             plan = family.plan(tried)
             run = _gone(denoiser, plan, family.rows(tried, plan), _Run([start], [], []))
-            now = (run.states[-1] - end).flatten().double()
+            now = _flat(run.states[-1] - end)
             better = float((weight * now).square().mean()) < cost
             scale = normal.diag() + 1e-14
             along = now - left - jacobian @ step
@@ -236,17 +241,17 @@ def _jacobian(
         changed = family.rows(moved, other)
         state = _weighed(changed[k], run.features(k))
         reached = _gone(denoiser, other, changed, _upto(run, k, state)).states[-1]
-        columns.append((reached - end).flatten() / float(moved[k] - member[k]))
+        columns.append(_flat(reached - end) / float(moved[k] - member[k]))
     for i, width in enumerate(family.widths):
         nudge = _NUDGE * max(float(plan[i + 1].noise), _NUDGE)
         for feature in run.features(i)[:width]:
             if i == levels:
-                columns.append(feature.flatten())
+                columns.append(_flat(feature))
                 continue
             begun = _upto(run, i, run.states[i + 1] + nudge * feature)
             reached = _gone(denoiser, plan, rows, begun).states[-1]
-            columns.append((reached - end).flatten() / nudge)
-    return torch.stack(columns, 1).double(), end
+            columns.append(_flat(reached - end) / nudge)
+    return torch.stack(columns, 1), end
 
 
 def _level_step(family: Family, member: Tensor, k: int) -> float:

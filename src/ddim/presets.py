@@ -25,7 +25,7 @@ from ddim.spec import choose
 
 @dataclass(frozen=True)
 class Reference:
-    """A run as a reference does it: `sample(recipe.denoiser(), x, recipe.plan, recipe.solver)`.
+    """A run as a reference does it: `sample(run.denoiser(), x, run.plan, run.solver)`.
 
     model: with its table at the precision of the reference.   plan: it may end above 0.
     clip: the limit on x0, or None.   keep_eps: whether eps stays what it was when x0 is clipped.
@@ -65,7 +65,7 @@ class ErmongroupDDIM:
 
     def __call__(self, model: Model, steps: int) -> Reference:
         """Raises ValueError for an unknown skip or steps outside 1..T."""
-        return _recipe(single(model), _skipped(model.schedule.T, steps, self.skip), self.eta)
+        return _reference(single(model), _skipped(model.schedule.T, steps, self.skip), self.eta)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ErmongroupDDPM:
         """As `ErmongroupDDIM`."""
         times = _skipped(model.schedule.T, steps, self.skip)
         solver = DDIM(eta=1.0, added="hat")
-        return replace(_recipe(single(model), times), solver=solver, clip=1.0)
+        return replace(_reference(single(model), times), solver=solver, clip=1.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class GuidedDiffusion:
                 f"steps={steps}: no whole stride over T={T} gives so many in guided-diffusion; "
                 f"choose {' or '.join(map(str, near))}"
             )
-        return replace(_recipe(model, _ascending(range(0, T, stride)), self.eta), clip=1.0)
+        return replace(_reference(model, _ascending(range(0, T, stride)), self.eta), clip=1.0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Diffusers:
                 "and wrap the denoiser in ddim.threshold"
             )
         return replace(
-            _recipe(
+            _reference(
                 single(model),
                 _strided(model.schedule.T, steps, SPACINGS[asked.spacing], asked.offset),
                 self.eta,
@@ -156,7 +156,7 @@ class SD1:
                 "the preset sd1 is for models trained on scaled_linear from 0.00085 to 0.012 with "
                 "T=1000, and this one was not; choose another preset"
             )
-        return _recipe(single(model), _strided(1000, steps, "leading", 1), self.eta, 1)
+        return _reference(single(model), _strided(1000, steps, "leading", 1), self.eta, 1)
 
 
 PRESETS: dict[str, Callable[..., Preset]] = {
@@ -184,7 +184,7 @@ def single(model: Model) -> Model:
     return replace(model, schedule=table)
 
 
-def _recipe(model: Model, times: Sequence[int], eta: float = 0.0, final: int = 0) -> Reference:
+def _reference(model: Model, times: Sequence[int], eta: float = 0.0, final: int = 0) -> Reference:
     """DDIM over t, falling, and down to a last level; a last step between equal levels is none."""
     ends = times if times[-1] == final else [*times, final]
     return Reference(model, model.plan(ends), DDIM(eta=eta))

@@ -8,13 +8,14 @@ neither has seen, or the built-in is what the recipe holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ddim.cells import Tick, ticking
 from ddim.data import shrunk
 from ddim.families import Family, greedy, refined
 from ddim.latents import fingerprint
@@ -28,9 +29,6 @@ from ddim.rows import Fitted
 from ddim.sampling import sample, trace
 from ddim.solvers import Solver, UniPC
 from ddim.spec import build, describe
-
-Tick = Callable[[str, int], None]
-"""Told what is going on and how many images went through the network, for a progress bar."""
 
 BUILT_IN = (
     *("ddim:eta=0", "ipndm:order=2", "ipndm:order=3", "ipndm:order=4", "deis:order=2"),
@@ -113,26 +111,31 @@ class _Taught:
         return _rms(self.reached(plan, solver) - self.end)
 
 
-@torch.no_grad()
 def tune(
     model: Model,
     calls: Sequence[int],
     options: Tuning = Tuning(),
-    tick: Tick = lambda what, n: None,
+    tick: Tick = lambda images: None,
 ) -> list[Recipe]:
     """A recipe for each number of network calls.
 
     Raises ValueError for a number below 2 or above T.
     """
+    return list(one_by_one(model, calls, options, tick))
+
+
+@torch.no_grad()
+def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) -> Iterator[Recipe]:
+    """As `tune`, each recipe as soon as it is found."""
     if bad := [n for n in calls if not 2 <= n <= model.schedule.T]:
         raise ValueError(f"calls={bad[0]}; choose 2..{model.schedule.T}")
     if not calls:
         raise ValueError("no number of network calls is given; give such as 5, 10, 20")
     spent = [0]
 
-    def told(what: str, images: int) -> None:
+    def told(images: int) -> None:
         spent[0] += images
-        tick(what, images)
+        tick(images)
 
     bind = _bound(model, options, told)
     first = options.first_seed
@@ -149,13 +152,11 @@ def tune(
         "seeds": {"first": first, "fit": seeds, "choose": held, "judge": held},
         "teaching_calls": spent[0],
     }
-    recipes = []
     for n in calls:
         before = spent[0]
         recipe = _tuned(model, n, fine, (fit, choose, judge), options)
         report = {**recipe.report, **shared, "network_calls": spent[0] - before}
-        recipes.append(replace(recipe, report=report))
-    return recipes
+        yield replace(recipe, report=report)
 
 
 def _tuned(
@@ -234,13 +235,15 @@ def _laid(model: Model, calls: int) -> list[Plan]:
     return plans
 
 
-def _fine(model: Model, options: Tuning, bind: Bind) -> tuple[Plan, float]:
-    """The teacher's levels, and what doubling their number changes."""
+def _fine(model: Model, options: Tuning, bind: Bind) -> tuple[Plan, float | None]:
+    """The teacher's levels, and what doubling their number changes, where T leaves room for it."""
     some = range(options.first_seed, options.first_seed + 8)
-    plan, change = _mixed(model, 32), math.inf
+    plan, change = _mixed(model, 32), None
     ends = _taught(model, bind, some, plan, whole=False).end
     while len(plan) < min(FINEST, model.schedule.T):
         finer = _mixed(model, 2 * (len(plan) - 1))
+        if len(finer) <= len(plan):
+            break
         now = _taught(model, bind, some, finer, whole=False).end
         change = float((now - ends).flatten(1).square().mean(1).sqrt().median())
         if change <= options.tolerance:
@@ -292,10 +295,9 @@ def _bound(model: Model, options: Tuning, tick: Tick) -> Bind:
             each = [
                 part(x[a:b], level) for part, (a, b) in zip(parts, pairwise(edges), strict=True)
             ]
-            tick("tuning", len(x))
             return Prediction(x, torch.cat([p.x0 for p in each]), torch.cat([p.eps for p in each]))
 
-        return denoise
+        return ticking(denoise, tick)
 
     return bind
 
@@ -308,7 +310,9 @@ def _figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
     components of the teacher's images.
     """
     scatter = Moments.of(_small(teacher)).scatter
-    axes = torch.linalg.eigh(scatter).eigenvectors[:, -min(_COMPONENTS, len(teacher) // 4) :]
+    axes = torch.linalg.eigh(scatter).eigenvectors[
+        :, -min(_COMPONENTS, max(1, len(teacher) // 4)) :
+    ]
     rows = [_small(images) @ axes for images in (end, teacher)]
     far = (end - teacher).flatten(1).square().mean(1)
     return {
@@ -321,7 +325,7 @@ def _figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
 
 def _small(images: Tensor) -> Tensor:
     """Rows, float64; of images, at 32×32 at most."""
-    return (shrunk(images, 32) if images.ndim == 4 else images).flatten(1).double()
+    return (shrunk(images, 32) if images.ndim == 4 else images).flatten(1).cpu().double()
 
 
 def _rms(difference: Tensor) -> float:

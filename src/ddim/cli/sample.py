@@ -112,9 +112,9 @@ def sample(
                 "--preset chooses the solver, the levels and the clip; leave --solver, --calls, "
                 "--spacing, --times and --clip out"
             )
-        recipe = ddim.preset(preset)(opened, 20 if steps is None else steps)
-        denoiser = recipe.denoiser(label, guidance, negative)
-        plan, method = recipe.plan, recipe.solver
+        reference = ddim.preset(preset)(opened, 20 if steps is None else steps)
+        denoiser = reference.denoiser(label, guidance, negative)
+        plan, method = reference.plan, reference.solver
     else:
         denoiser = opened.denoiser(label, clip, guidance, negative)
         only_one(calls=calls, steps=steps, times=times)

@@ -48,8 +48,8 @@ def tune(
     )
     with progress() as bar:
         task = bar.add_task("tuning, images through the network", total=None)
-        for recipe in ddim.tune(
-            opened, counts, options, lambda what, images: bar.advance(task, images)
+        for recipe in ddim.tuning.one_by_one(
+            opened, counts, options, lambda images: bar.advance(task, images)
         ):
             path = save_recipe(recipe, model)
             print(f"{path}: {_told(recipe)}")
