@@ -117,6 +117,11 @@ def test_a_number_of_calls_that_no_plan_has_is_refused(mixture, counts):
         tune(mixture, counts)
 
 
+def test_guidance_needs_classes(mixture):
+    with pytest.raises(ValueError, match="no classes"):
+        tune(mixture, [5], Tuning(guidance=2.0))
+
+
 def test_a_recipe_survives_a_round_trip(mixture, recipes, tmp_path):
     path = save_recipe(recipes[5], tmp_path)
     assert path == tmp_path / "recipes" / "calls-5.json"

@@ -131,6 +131,8 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         raise ValueError(f"calls={bad[0]}; choose 2..{model.schedule.T}")
     if not calls:
         raise ValueError("no number of network calls is given; give such as 5, 10, 20")
+    if options.guidance != 1 and not model.classes:
+        raise ValueError(f"guidance={options.guidance:g}, but the model has no classes; leave it 1")
     spent = [0]
 
     def told(images: int) -> None:
