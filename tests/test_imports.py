@@ -23,7 +23,7 @@ FLOORS = [
     ["inversion", "gradients"],
     ["nets"],
     ["model", "losses", "metrics", "data", "exact", "rows"],
-    ["convert", "training", "weights", "hub"],
+    ["convert", "training", "weights", "hub", "teacher"],
     ["ermongroup", "presets", "interop", "export", "families"],
     ["store"],
     ["pictures", "latents", "card"],

@@ -13,6 +13,7 @@ from ddim.noise import Seeded
 from ddim.recipes import load_recipe, save_recipe
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine, linear
+from ddim.teacher import Teacher, bound
 from ddim.tuning import BUILT_IN, Tuning, tune
 from tiny import ExactNet, tiny_model
 
@@ -84,27 +85,16 @@ def test_a_fit_to_two_noises_is_refused(mixture):
 
 
 def test_a_great_ridge_leaves_the_base(mixture):
-    fine = mixture.plan(64, "log_snr")
-    x = Seeded(range(16)).start(mixture.shape).double()
-    run, states = ddim.trace(mixture.denoiser(), x, fine, ddim.UniPC(order=3)), []
-    while True:
-        try:
-            states.append(next(run)[1].x)
-        except StopIteration as end:
-            states.append(end.value)
-            break
-    states = torch.stack(states)
+    bind = bound(mixture, 1.0, None, 16, lambda images: None)
+    taught = Teacher(mixture, bind, mixture.plan(64, "log_snr")).taught(range(16))
     plan = mixture.plan(5)
 
     def fitted(ridge):
-        family = Family(mixture.schedule, fine, ddim.UniPC(), 5, ridge=ridge)
+        family = Family(mixture.schedule, taught.levels, ddim.UniPC(), 5, ridge=ridge)
         member = family.member(plan)
-        better = greedy(family, member, mixture.denoiser(), states)
-        more = refined(family, better, mixture.denoiser(), x, states[-1])
-        return [
-            (sample(mixture.denoiser(), x, *family.made(m)) - states[-1]).norm().item()
-            for m in (member, better, *more)
-        ], better[4:]
+        better, _ = greedy(family, member, taught)
+        more = refined(family, better, taught)
+        return [taught.error(*family.made(m)) for m in (member, better, *more)], better[4:]
 
     errors, free = fitted(1e-4)
     assert errors[-1] < 0.5 * errors[0]

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +26,10 @@ from ddim.latents import fingerprint
 from ddim.model import Model
 from ddim.noise import Seeded
 from ddim.plans import Plan
-from ddim.process import Denoiser, Level, Prediction
-from ddim.sampling import calls, sample
+from ddim.process import Denoiser
+from ddim.sampling import Tick, calls, sample, ticking
 from ddim.solvers import Solver
 from ddim.spec import build, describe
-
-Tick = Callable[[int], None]
-"""Told how many images have gone through the network once more, for a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -226,17 +223,6 @@ def reconstructed(
     facts = {"setting": asdict(setting), **identity, "mse": errors, **_took(seconds)}
     write_json(path, facts)
     return facts
-
-
-def ticking(denoiser: Denoiser, tick: Tick) -> Denoiser:
-    """The denoiser, telling of every call how many images went through."""
-
-    def tell(x: Tensor, level: Level) -> Prediction:
-        answer = denoiser(x, level)
-        tick(len(x))
-        return answer
-
-    return tell
 
 
 def parsed(model: Model, solvers: str, budgets: list[int], spacings: list[str]) -> list[Setting]:

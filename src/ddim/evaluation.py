@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim import __version__
-from ddim.cells import Cell, Setting, Subject, Tick, reconstructed, sampled
+from ddim.cells import Cell, Setting, Subject, reconstructed, sampled
 from ddim.data import Images
 from ddim.features import small_rows
 from ddim.files import read_json, write_json
@@ -23,6 +23,7 @@ from ddim.latents import fingerprint
 from ddim.metrics import nearest
 from ddim.model import Model
 from ddim.references import Published, Reference, Statistics
+from ddim.sampling import Tick
 from ddim.significance import averaged, turned, written
 from ddim.sketches import FEWEST, kept_places, sketch
 

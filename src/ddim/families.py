@@ -20,9 +20,14 @@ from ddim.process import Denoiser
 from ddim.rows import Fitted, Rows, rows_of
 from ddim.schedules import Schedule
 from ddim.solvers import Solver
+from ddim.teacher import Taught
 
 _NUDGE = 0.02
 _DAMPING = 1e-2
+_MANY = 10
+_TRIES = 8
+_WORTH = 0.98
+_NUMBERS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,24 @@ class Family:
 
     @property
     def widths(self) -> list[int]:
-        """How many numbers of each row are free."""
+        """How many numbers of each row may leave the base's."""
         return [1 + min(i + 1, self.width) for i in range(self.steps)]
+
+    @property
+    def most(self) -> int:
+        """How many numbers of a row are fitted to the end."""
+        return 1 + self.width if self.steps <= _MANY else 2
+
+    @property
+    def free(self) -> list[int]:
+        """The places in a member of the levels and of those numbers."""
+        begins = [self.steps - 1 + sum(self.widths[:i]) for i in range(self.steps)]
+        rows = [
+            begin + j
+            for begin, width in zip(begins, self.widths, strict=True)
+            for j in range(min(width, self.most))
+        ]
+        return [*range(self.steps - 1), *rows]
 
     def member(self, plan: Plan) -> Tensor:
         """The base solver on a plan, its levels as near as they can be."""
@@ -112,8 +133,9 @@ def _weighed(row: Sequence[float], features: Sequence[Tensor]) -> Tensor:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """Its numbers, float64 on the CPU, where the small systems are solved."""
-    return x.flatten().cpu().double()
+    """Its numbers, of large images evenly some, float64 on the CPU, where systems are solved."""
+    rows = x.flatten(1)
+    return rows[:, :: -(-rows.shape[1] // _NUMBERS)].flatten().cpu().double()
 
 
 def _upto(run: _Run, i: int, state: Tensor) -> _Run:
@@ -121,22 +143,21 @@ def _upto(run: _Run, i: int, state: Tensor) -> _Run:
     return _Run([*run.states[: i + 1], state], run.x0[: i + 1], run.eps[: i + 1])
 
 
-def greedy(family: Family, member: Tensor, denoiser: Denoiser, states: Tensor) -> Tensor:
+def greedy(family: Family, member: Tensor, taught: Taught) -> tuple[Tensor, float]:
     """The member whose rows are fitted by ridge least squares, on the states that they lead to.
 
-    states: (len(fine), B, ...) of the exact flow, from the noise to the end.
+    Returns it, and the root mean square distance of its images from the teacher's.
     """
-    plan, steps = family.plan(member), family.steps
+    plan, steps, denoiser = family.plan(member), family.steps, taught.denoiser
     base, fitted, free = rows_of(family.base, plan), member.clone(), []
-    run = _Run([states[0]], [], [])
+    run = _Run([taught.start], [], [])
     for i, width in enumerate(family.widths):
         p = denoiser(run.states[i], plan[i])
         run.x0.append(p.x0)
         run.eps.append(p.eps)
         features = run.features(i)
         plain = _weighed(base[i], features)
-        goal = states[-1] if i == steps - 1 else _between(family, states, plan, member, i)
-        short = _flat(goal - plain)
+        short = _flat(taught.at(plan[i + 1]) - plain)
         columns = torch.stack([_flat(f) for f in features[:width]], 1)
         normal = columns.T @ columns / len(short)
         damping = family.ridge * short.square().mean() + 1e-12
@@ -147,71 +168,71 @@ def greedy(family: Family, member: Tensor, denoiser: Denoiser, states: Tensor) -
         free.append(more)
         run.states.append(plain + _weighed(more.tolist(), features[:width]))
     fitted[steps - 1 :] = torch.cat(free)
-    return fitted
+    return fitted, float((run.states[-1] - taught.end).square().mean().sqrt())
 
 
-def _between(family: Family, states: Tensor, plan: Plan, member: Tensor, i: int) -> Tensor:
-    """The exact flow at plan[i + 1], linear in y between the fine levels."""
-    k = min(int(member[i]), len(family.fine) - 3)
-    a, b, s = family.fine[k], family.fine[k + 1], plan[i + 1]
-    u = float((a.ratio - s.ratio) / (a.ratio - b.ratio))
-    return s.signal * ((1 - u) / a.signal * states[k] + u / b.signal * states[k + 1])
-
-
-def refined(
-    family: Family,
-    member: Tensor,
-    denoiser: Denoiser,
-    start: Tensor,
-    end: Tensor,
-    *,
-    rounds: int = 6,
-) -> list[Tensor]:
+def refined(family: Family, member: Tensor, taught: Taught, *, rounds: int = 12) -> list[Tensor]:
     """Better and better members: levels and rows fitted jointly to the end by Gauss and Newton.
 
-    The Jacobian is taken once, by finite differences, and updated as Broyden does. An image far
-    from its end counts by its distance and not by the square (Huber), for it may have gone to
-    another mode.
+    The Jacobian is taken once, by finite differences, and updated as Broyden does; with more than
+    ten steps only the first two numbers of a row move, for it costs as the square of the steps. An
+    image far from its end counts by its distance and not by the square (Huber), and less if its end
+    is sensitive: it may have gone to another mode, or be about to.
     """
-    jacobian, reached = _jacobian(family, member, denoiser, start)
-    left = _flat(reached - end)
+    free = family.free
+    jacobian, reached = _jacobian(family, member, taught)
+    left = _flat(reached - taught.end)
+    calm = _calm(jacobian, len(taught))
     found, damping = list[Tensor](), _DAMPING
-    levels = family.steps - 1
+    ridge = torch.full((len(free),), family.ridge, dtype=torch.float64)
+    ridge[: family.steps - 1] = 0
     for _ in range(rounds):
-        weight = _huber(left, len(start))
+        weight = _weights(left, calm)
         cost = float((weight * left).square().mean())
-        for _ in range(4):
+        for _ in range(_TRIES):
             normal = jacobian.T @ (weight.square()[:, None] * jacobian) / len(left)
             pull = jacobian.T @ (weight.square() * left) / len(left)
-            ridge = torch.full_like(pull, family.ridge * cost)
-            ridge[:levels] = 0
-            push = ridge * member
-            scaled = normal + torch.diag(damping * normal.diag() + ridge + 1e-14)
-            step = _kept_apart(family, member, -torch.linalg.solve(scaled, pull + push))
+            push = ridge * cost * member[free]
+            scaled = normal + torch.diag(damping * normal.diag() + ridge * cost + 1e-14)
+            step = torch.zeros_like(member)
+            step[free] = -torch.linalg.solve(scaled, pull + push)
+            step = _kept_apart(family, member, step)
             tried = member + step
             plan = family.plan(tried)
-            run = _gone(denoiser, plan, family.rows(tried, plan), _Run([start], [], []))
-            now = _flat(run.states[-1] - end)
-            better = float((weight * now).square().mean()) < cost
-            scale = normal.diag() + 1e-14
-            along = now - left - jacobian @ step
-            jacobian = jacobian + torch.outer(along, scale * step) / float(scale @ step.square())
-            if better:
+            run = _gone(taught.denoiser, plan, family.rows(tried, plan), _start(taught))
+            now = _flat(run.states[-1] - taught.end)
+            after = float((weight * now).square().mean())
+            moved, scale = step[free], normal.diag() + 1e-14
+            along = now - left - jacobian @ moved
+            jacobian = jacobian + torch.outer(along, scale * moved) / float(scale @ moved.square())
+            if after < cost:
                 break
-            damping *= 5
+            damping *= 4
         else:
             return found
         member, left = tried, now
         damping = max(damping / 4, 1e-6)
         found.append(member)
+        if after > _WORTH * cost:
+            break
     return found
 
 
-def _huber(left: Tensor, count: int) -> Tensor:
+def _calm(jacobian: Tensor, count: int) -> Tensor:
+    """(count,) 1 for an image whose end is as sensitive as the median one's, or less."""
+    steep = jacobian.square().sum(1).view(count, -1).mean(1).sqrt()
+    return (steep.median() / steep.clamp(min=1e-12)).clamp(max=1)
+
+
+def _weights(left: Tensor, calm: Tensor) -> Tensor:
     """The root of the weight of each number, mean 1."""
-    far = left.view(count, -1).square().mean(1).sqrt()
-    weight = 1 / torch.maximum(far, far.median()).clamp(min=1e-12)
-    return (weight / weight.mean()).sqrt().repeat_interleave(left.numel() // count)
+    far = left.view(len(calm), -1).square().mean(1).sqrt()
+    weight = calm.square() / torch.maximum(far, far.median()).clamp(min=1e-12)
+    return (weight / weight.mean()).sqrt().repeat_interleave(left.numel() // len(calm))
+
+
+def _start(taught: Taught) -> _Run:
+    return _Run([taught.start], [], [])
 
 
 def _kept_apart(family: Family, member: Tensor, step: Tensor) -> Tensor:
@@ -226,13 +247,11 @@ def _kept_apart(family: Family, member: Tensor, step: Tensor) -> Tensor:
     return step
 
 
-def _jacobian(
-    family: Family, member: Tensor, denoiser: Denoiser, start: Tensor
-) -> tuple[Tensor, Tensor]:
-    """d end/d member, (numbers, len(member)), and the end."""
-    plan = family.plan(member)
+def _jacobian(family: Family, member: Tensor, taught: Taught) -> tuple[Tensor, Tensor]:
+    """d end/d member[family.free], (numbers, len(family.free)), and the end."""
+    plan, denoiser = family.plan(member), taught.denoiser
     rows = family.rows(member, plan)
-    run = _gone(denoiser, plan, rows, _Run([start], [], []))
+    run = _gone(denoiser, plan, rows, _start(taught))
     end, columns, levels = run.states[-1], list[Tensor](), family.steps - 1
     for k in range(levels):
         moved = member.clone()
@@ -244,7 +263,7 @@ def _jacobian(
         columns.append(_flat(reached - end) / float(moved[k] - member[k]))
     for i, width in enumerate(family.widths):
         nudge = _NUDGE * max(float(plan[i + 1].noise), _NUDGE)
-        for feature in run.features(i)[:width]:
+        for feature in run.features(i)[: min(width, family.most)]:
             if i == levels:
                 columns.append(_flat(feature))
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from ddim.noise import Noise, undrawn
 from ddim.plans import Plan, checked
 from ddim.process import Denoiser, Level, Prediction, floating
 from ddim.solvers import DDIM, Solver
+
+Tick = Callable[[int], None]
+"""Told how many images have gone through the network once more, for a progress bar."""
 
 
 def sample(
@@ -81,3 +84,14 @@ def visited(solver: Solver, plan: Plan, batch: int = 1) -> list[Level]:
 def calls(solver: Solver, plan: Plan, batch: int = 1) -> int:
     """How often a solver calls the network on a plan; batch as in `visited`."""
     return len(visited(solver, plan, batch))
+
+
+def ticking(denoiser: Denoiser, tick: Tick) -> Denoiser:
+    """The denoiser, telling of every call how many images went through."""
+
+    def tell(x: Tensor, level: Level) -> Prediction:
+        answer = denoiser(x, level)
+        tick(len(x))
+        return answer
+
+    return tell

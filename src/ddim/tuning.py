@@ -10,25 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ddim.cells import Tick, ticking
 from ddim.data import shrunk
 from ddim.families import Family, greedy, refined
 from ddim.latents import fingerprint
 from ddim.metrics import Moments, frechet, sliced_w2
 from ddim.model import Model
-from ddim.noise import Seeded
 from ddim.plans import SPACINGS, Plan
-from ddim.process import Denoiser, Level, Prediction
 from ddim.recipes import Recipe
 from ddim.rows import Fitted
-from ddim.sampling import sample, trace
-from ddim.solvers import Solver, UniPC
+from ddim.sampling import Tick
+from ddim.solvers import Solver
 from ddim.spec import build, describe
+from ddim.teacher import SOLVER, Taught, Teacher, bound
+
+T = TypeVar("T")
 
 BUILT_IN = (
     *("ddim:eta=0", "ipndm:order=2", "ipndm:order=3", "ipndm:order=4", "deis:order=2"),
@@ -36,9 +36,7 @@ BUILT_IN = (
 )
 BASES = ("unipc:order=2", "ipndm:order=3")
 POWERS = (1.0, 1.5, 2.0, 3.0)
-TEACHER = UniPC(order=3)
-FINEST = 512
-_SCREEN = 16
+_SCREENS = (4, 12)
 _COMPONENTS = 16
 
 
@@ -75,40 +73,10 @@ class Tuning:
                 f"{self}: choose seeds and batch_size from 1, held_out from 2, a tolerance above 0"
             )
 
-
-Bind = Callable[[int], Denoiser]
-"""A denoiser for so many images."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Taught:
-    """Some seeds: the denoiser for them, their noise, and where the teacher carries it."""
-
-    bind: Bind
-    start: Tensor
-    states: Tensor
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """For all of them at once."""
-        return self.bind(len(self.start))
-
-    @property
-    def end(self) -> Tensor:
-        """(B, ...) the teacher's images."""
-        return self.states[-1]
-
-    def first(self, count: int) -> _Taught:
-        """Some of them."""
-        return _Taught(self.bind, self.start[:count], self.states[:, :count])
-
-    def reached(self, plan: Plan, solver: Solver) -> Tensor:
-        """What a solver makes of the same noise."""
-        return sample(self.denoiser, self.start, plan, solver)
-
-    def error(self, plan: Plan, solver: Solver) -> float:
-        """The root mean square distance from the teacher."""
-        return _rms(self.reached(plan, solver) - self.end)
+    def counts(self, model: Model) -> tuple[int, int]:
+        """How many seeds fit, and how many choose and judge."""
+        seeds = self.seeds or min(1024, max(32, 16_384 // math.prod(model.shape)))
+        return seeds, self.held_out or max(64, seeds // 2)
 
 
 def tune(
@@ -139,169 +107,141 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         spent[0] += images
         tick(images)
 
-    bind = _bound(model, options, told)
-    first = options.first_seed
-    seeds = options.seeds or min(1024, max(32, 16_384 // math.prod(model.shape)))
-    held = options.held_out or max(64, seeds // 2)
-    fine, change = _fine(model, options, bind)
-    fit = _taught(model, bind, range(first, first + seeds), fine)
+    bind = bound(model, options.guidance, options.clip, options.batch_size, told)
+    teacher = Teacher.of(model, bind, options.first_seed, options.tolerance)
+    first, seeds, held = options.first_seed, *options.counts(model)
+    fit = teacher.taught(range(first, first + seeds))
     choose, judge = (
-        _taught(model, bind, range(begin, begin + held), fine, whole=False)
+        teacher.taught(range(begin, begin + held), whole=False)
         for begin in (first + seeds, first + seeds + held)
     )
     shared = {
-        "teacher": {"solver": describe(TEACHER), "calls": len(fine) - 1, "change": change},
+        "teacher": {
+            "solver": describe(SOLVER),
+            "calls": len(teacher.plan) - 1,
+            "change": teacher.change,
+        },
         "seeds": {"first": first, "fit": seeds, "choose": held, "judge": held},
         "teaching_calls": spent[0],
     }
+    curve = _Curve(model, judge.first(max(16, held // 4)))
     for n in calls:
         before = spent[0]
-        recipe = _tuned(model, n, fine, (fit, choose, judge), options)
-        report = {**recipe.report, **shared, "network_calls": spent[0] - before}
+        recipe = _tuned(teacher, n, (fit, choose, judge), options)
+        ddim = curve.calls_for(n, curve.error(*recipe.made(model)))
+        report = {**recipe.report, **shared, "ddim_calls": ddim, "network_calls": spent[0] - before}
         yield replace(recipe, report=report)
 
 
 def _tuned(
-    model: Model,
-    calls: int,
-    fine: Plan,
-    taught: tuple[_Taught, _Taught, _Taught],
-    options: Tuning,
+    teacher: Teacher, calls: int, taught: tuple[Taught, Taught, Taught], options: Tuning
 ) -> Recipe:
     """The best fit if the guard lets it pass, or the best built-in."""
-    fit, choose, judge = taught
-    name, spacing = _best_built_in(model, calls, choose)
+    model, (fit, choose, judge) = teacher.model, taught
+    name, spacing = _best(
+        [(name, spacing) for name in BUILT_IN for spacing in SPACINGS],
+        lambda one, count: choose.first(count).error(model.plan(calls, one[1]), build(one[0])),
+        [*_SCREENS, len(choose)],
+    )
     plan = model.plan(calls, spacing)
-    candidates = _fits(model, calls, fine, fit, options)
-    fitted_plan, fitted = min(candidates, key=lambda made: choose.error(*made))
+    fitted_plan, fitted = _fitted(teacher, calls, (fit, choose), options)
     ends = judge.reached(plan, build(name)), judge.reached(fitted_plan, fitted)
     figures = [_figures(end, judge.end) for end in ends]
     kept = all(figures[1][key] <= figures[0][key] for key in figures[0])
-    ddim = min(judge.error(model.plan(calls, s), build("ddim")) for s in ("trailing", "uniform"))
-    report = {
-        "built_in": {"solver": name, "spacing": spacing, **figures[0]},
-        "fit": figures[1],
-        "ddim": ddim,
-        "kept": "fit" if kept else "built-in",
-    }
-    times = tuple(float(level.t) for level in (fitted_plan if kept else plan))
     return Recipe(
         calls,
-        times,
+        tuple(float(level.t) for level in (fitted_plan if kept else plan)),
         fitted if kept else name,
         fingerprint(model),
         options.guidance,
         options.clip,
-        report,
+        {
+            "built_in": {"solver": name, "spacing": spacing, **figures[0]},
+            "fit": figures[1],
+            "kept": "fit" if kept else "built-in",
+        },
     )
 
 
-def _best_built_in(model: Model, calls: int, choose: _Taught) -> tuple[str, str]:
-    """The solver and spacing of the least error: screened on a few images, then on all of them."""
-    few = choose.first(_SCREEN)
-    settings = [(name, spacing) for name in BUILT_IN for spacing in SPACINGS]
+def _fitted(
+    teacher: Teacher, calls: int, taught: tuple[Taught, Taught], options: Tuning
+) -> tuple[Plan, Fitted]:
+    """The best base and laid levels, fitted step by step, and then to the end."""
+    (fit, choose), schedule = taught, teacher.model.schedule
+    families = [
+        Family(schedule, teacher.plan, build(base), calls, ridge=options.ridge) for base in BASES
+    ]
+    tries = [(family, plan) for family in families for plan in _laid(teacher.model, calls)]
 
-    def error(setting: tuple[str, str], images: _Taught) -> float:
-        return images.error(model.plan(calls, setting[1]), build(setting[0]))
+    def learnt(one: tuple[Family, Plan], count: int) -> tuple[Tensor, float]:
+        return greedy(one[0], one[0].member(one[1]), fit.first(count))
 
-    nearest = sorted(settings, key=lambda setting: error(setting, few))[:3]
-    return min(nearest, key=lambda setting: error(setting, choose))
+    def error(one: tuple[Family, Tensor], count: int) -> float:
+        return choose.first(count).error(*one[0].made(one[1]))
+
+    few = min(_SCREENS[-1], len(fit))
+    near = _nearest(tries, lambda one, count: learnt(one, count)[1], few)
+    begun = [(one[0], learnt(one, len(fit))[0]) for one in near]
+    family, member = _best(begun, error, [len(choose)])
+    joint = fit.first(max(32, 4096 // math.prod(fit.end.shape[1:])))
+    better = [(family, each) for each in refined(family, member, joint)]
+    family, member = _best([(family, member), *better], error, [_SCREENS[-1], len(choose)])
+    return family.made(member)
 
 
-def _fits(
-    model: Model, calls: int, fine: Plan, fit: _Taught, options: Tuning
-) -> list[tuple[Plan, Fitted]]:
-    """Candidates: the best laid levels with each base, fitted step by step and then to the end."""
-    found: list[tuple[Plan, Fitted]] = []
-    for base in BASES:
-        family = Family(model.schedule, fine, build(base), calls, ridge=options.ridge)
-        begun = []
-        for plan in _laid(model, calls):
-            member = family.member(plan)
-            member = greedy(family, member, fit.denoiser, fit.states)
-            begun.append((fit.error(*family.made(member)), member))
-        member = min(begun, key=lambda pair: pair[0])[1]
-        better = refined(family, member, fit.denoiser, fit.start, fit.end)
-        found += [family.made(each) for each in (member, *better)]
-    return found
+def _best(candidates: Sequence[T], error: Callable[[T, int], float], counts: Sequence[int]) -> T:
+    """By successive halving: all are tried on a few images, the best quarter on more of them."""
+    for count in counts[:-1]:
+        candidates = _nearest(candidates, error, count)
+    return min(candidates, key=lambda one: error(one, counts[-1]))
+
+
+def _nearest(candidates: Sequence[T], error: Callable[[T, int], float], count: int) -> list[T]:
+    """The quarter of the least error on so many images, three at least."""
+    kept = max(3, len(candidates) // 4)
+    return sorted(candidates, key=lambda one: error(one, count))[:kept]
 
 
 def _laid(model: Model, calls: int) -> list[Plan]:
-    """Levels at powers of even steps in t."""
+    """Levels from T: at powers of even steps in t, and those of the built-in spacings."""
     top = model.schedule.T
     plans = []
     for power in POWERS:
         times = [top * ((calls - i) / calls) ** power for i in range(calls)]
         if times[-1] >= 1:
             plans.append(model.plan([*times, 0]))
-    return plans
+    return plans + [model.plan(calls, spacing) for spacing in ("log_snr", "rho")]
 
 
-def _fine(model: Model, options: Tuning, bind: Bind) -> tuple[Plan, float | None]:
-    """The teacher's levels, and what doubling their number changes, where T leaves room for it."""
-    some = range(options.first_seed, options.first_seed + 8)
-    plan, change = _mixed(model, 32), None
-    ends = _taught(model, bind, some, plan, whole=False).end
-    while len(plan) < min(FINEST, model.schedule.T):
-        finer = _mixed(model, 2 * (len(plan) - 1))
-        if len(finer) <= len(plan):
-            break
-        now = _taught(model, bind, some, finer, whole=False).end
-        change = float((now - ends).flatten(1).square().mean(1).sqrt().median())
-        if change <= options.tolerance:
-            break
-        plan, ends = finer, now
-    return plan, change
+class _Curve:
+    """DDIM's error at more and more calls, taken when it is asked for."""
 
+    def __init__(self, model: Model, judge: Taught) -> None:
+        self.model, self.judge = model, judge
+        self.known: dict[int, float] = {}
 
-def _mixed(model: Model, steps: int) -> Plan:
-    """Levels even in t and levels even in log-ratio, about as many of each."""
-    half = min(max(2, steps // 2), model.schedule.T)
-    times = {
-        float(level.t) for spacing in ("uniform", "log_snr") for level in model.plan(half, spacing)
-    }
-    return model.plan(sorted(times, reverse=True))
+    def error(self, plan: Plan, solver: Solver) -> float:
+        """The mean of the images' own root mean square distances from the teacher's."""
+        far = (self.judge.reached(plan, solver) - self.judge.end).flatten(1).square().mean(1)
+        return float(far.sqrt().mean())
 
-
-def _taught(model: Model, bind: Bind, seeds: range, plan: Plan, *, whole: bool = True) -> _Taught:
-    """Seeds, and the states of the teacher at all levels of its plan, or its images alone."""
-    weight = next(model.net.parameters(), torch.zeros(()))
-    start = Seeded(list(seeds)).start(model.shape, weight.device)
-    states = []
-    run = trace(bind(len(start)), start, plan, TEACHER)
-    while True:
-        try:
-            state = next(run)[1].x
-            states += [state] if whole else []
-        except StopIteration as end:
-            return _Taught(bind, start, torch.stack([*states, end.value]))
-
-
-def _bound(model: Model, options: Tuning, tick: Tick) -> Bind:
-    """The model's denoiser a batch at a time, with its classes in turn."""
-    null = model.notes.get("null_label")
-    classes = [c for c in range(model.classes or 0) if c != null]
-
-    def bind(count: int) -> Denoiser:
-        edges = [*range(0, count, options.batch_size), count]
-        parts = [
-            model.denoiser(
-                [classes[i % len(classes)] for i in range(a, b)] if classes else None,
-                options.clip,
-                options.guidance,
-            )
-            for a, b in pairwise(edges)
-        ]
-
-        def denoise(x: Tensor, level: Level) -> Prediction:
-            each = [
-                part(x[a:b], level) for part, (a, b) in zip(parts, pairwise(edges), strict=True)
-            ]
-            return Prediction(x, torch.cat([p.x0 for p in each]), torch.cat([p.eps for p in each]))
-
-        return ticking(denoise, tick)
-
-    return bind
+    def calls_for(self, calls: int, error: float) -> int | None:
+        """About how many DDIM needs for an error; None beyond 512 or T. Even in both logs."""
+        before = calls
+        while calls <= min(512, self.model.schedule.T):
+            if calls not in self.known:
+                self.known[calls] = self.error(self.model.plan(calls), build("ddim"))
+            if self.known[calls] <= error:
+                if calls == before:
+                    return calls
+                high, goal, low = (
+                    math.log(max(each, 1e-30))
+                    for each in (self.known[before], error, self.known[calls])
+                )
+                share = (high - goal) / max(high - low, 1e-30)
+                return round(before * (calls / before) ** share)
+            before, calls = calls, 2 * calls
+        return None
 
 
 def _figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
@@ -328,7 +268,3 @@ def _figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
 def _small(images: Tensor) -> Tensor:
     """Rows, float64; of images, at 32×32 at most."""
     return (shrunk(images, 32) if images.ndim == 4 else images).flatten(1).cpu().double()
-
-
-def _rms(difference: Tensor) -> float:
-    return float(difference.square().mean().sqrt())

@@ -1,0 +1,172 @@
+"""What a model does in many steps, for few to learn from: noises, and where its flow takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddim.model import Model
+from ddim.noise import Seeded
+from ddim.plans import Plan
+from ddim.process import Denoiser, Level, Prediction
+from ddim.sampling import Tick, sample, ticking, trace
+from ddim.solvers import Solver, UniPC
+
+SOLVER = UniPC(order=3)
+FINEST = 512
+_FIRST = 32
+_SOME = 8
+_ROOM = 2**30
+
+Bind = Callable[[int], Denoiser]
+"""A denoiser for so many images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """Some seeds: a denoiser for them, and the states (len(levels), B, ...) of the teacher's run.
+
+    levels: from the noise to the end; the run had all of them or more.
+    """
+
+    bind: Bind
+    levels: Plan
+    states: Tensor
+
+    def __len__(self) -> int:
+        return self.states.shape[1]
+
+    @property
+    def start(self) -> Tensor:
+        """(B, ...) the noise."""
+        return self.states[0]
+
+    @property
+    def end(self) -> Tensor:
+        """(B, ...) the teacher's images."""
+        return self.states[-1]
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """For all of them at once."""
+        return self.bind(len(self))
+
+    def first(self, count: int) -> Taught:
+        """Some of them."""
+        return Taught(self.bind, self.levels, self.states[:, :count])
+
+    def at(self, level: Level) -> Tensor:
+        """(B, ...) where the flow is at a level: linear in y = x/signal between those there are.
+
+        Raises ValueError for one above the first.
+        """
+        ratios = [float(each.ratio) for each in self.levels]
+        ratio = float(level.ratio)
+        if ratio > ratios[0]:
+            raise ValueError(f"t={level.t:g} is above the first level, t={self.levels[0].t:g}")
+        k = next(k for k in range(len(ratios) - 1) if ratios[k + 1] <= ratio)
+        if not self.levels[k].signal:
+            return self.states[k + (ratio < ratios[k])]
+        share = (ratios[k] - ratio) / (ratios[k] - ratios[k + 1])
+        above, below = ((1 - share) / self.levels[k].signal, share / self.levels[k + 1].signal)
+        return level.signal * (above * self.states[k] + below * self.states[k + 1])
+
+    def reached(self, plan: Plan, solver: Solver) -> Tensor:
+        """What a solver makes of the same noise."""
+        return sample(self.denoiser, self.start, plan, solver)
+
+    def error(self, plan: Plan, solver: Solver) -> float:
+        """The root mean square distance from the teacher's images."""
+        return float((self.reached(plan, solver) - self.end).square().mean().sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A model's flow in steps so small that halving them changes the end by `change` at most.
+
+    change: root mean square over an image, the median of eight; None where T leaves no room.
+    """
+
+    model: Model
+    bind: Bind
+    plan: Plan
+    change: float | None = None
+
+    @classmethod
+    def of(cls, model: Model, bind: Bind, first_seed: int, tolerance: float) -> Teacher:
+        """With as many steps as the tolerance asks for, of 32, 64, … `FINEST`, or T if less."""
+        some = range(first_seed, first_seed + _SOME)
+        teacher = cls(model, bind, _mixed(model, _FIRST))
+        end = teacher.taught(some, whole=False).end
+        while len(teacher.plan) < min(FINEST, model.schedule.T):
+            finer = cls(model, bind, _mixed(model, 2 * (len(teacher.plan) - 1)))
+            if len(finer.plan) <= len(teacher.plan):
+                break
+            now = finer.taught(some, whole=False).end
+            change = float((now - end).flatten(1).square().mean(1).sqrt().median())
+            if change <= tolerance or len(finer.plan) > FINEST:
+                return cls(model, bind, teacher.plan, change)
+            teacher, end = finer, now
+        return teacher
+
+    def taught(self, seeds: range, *, whole: bool = True) -> Taught:
+        """Run it; whole: keep states on the way, of as many levels as a GiB has room for."""
+        weight = next(self.model.net.parameters(), torch.zeros(()))
+        start = Seeded(list(seeds)).start(self.model.shape, weight.device)
+        steps = len(self.plan) - 1
+        stride = max(1, math.ceil(steps * start.numel() * 4 / _ROOM)) if whole else steps
+        states = list[Tensor]()
+        run = trace(self.bind(len(start)), start, self.plan, SOLVER)
+        for k in range(steps + 1):
+            try:
+                state = next(run)[1].x
+            except StopIteration as end:
+                return Taught(
+                    self.bind,
+                    (*self.plan[:-1:stride], self.plan[-1]),
+                    torch.stack([*states, end.value]),
+                )
+            if k % stride == 0:
+                states.append(state)
+        raise RuntimeError(f"{SOLVER} asks more than once an interval")
+
+
+def bound(model: Model, guidance: float, clip: float | None, batch_size: int, tick: Tick) -> Bind:
+    """A model's denoiser for any number of images, a batch at a time, with its classes in turn."""
+    null = model.notes.get("null_label")
+    classes = [c for c in range(model.classes or 0) if c != null]
+
+    def bind(count: int) -> Denoiser:
+        edges = [*range(0, count, batch_size), count]
+        parts = [
+            model.denoiser(
+                [classes[i % len(classes)] for i in range(a, b)] if classes else None,
+                clip,
+                guidance,
+            )
+            for a, b in pairwise(edges)
+        ]
+
+        def denoise(x: Tensor, level: Level) -> Prediction:
+            each = [
+                part(x[a:b], level) for part, (a, b) in zip(parts, pairwise(edges), strict=True)
+            ]
+            return Prediction(x, torch.cat([p.x0 for p in each]), torch.cat([p.eps for p in each]))
+
+        return ticking(denoise, tick)
+
+    return bind
+
+
+def _mixed(model: Model, steps: int) -> Plan:
+    """Levels even in t and levels even in log-ratio, about as many of each."""
+    half = min(max(2, steps // 2), model.schedule.T)
+    times = {
+        float(level.t) for spacing in ("uniform", "log_snr") for level in model.plan(half, spacing)
+    }
+    return model.plan(sorted(times, reverse=True))
