@@ -11,7 +11,7 @@ from ddim.plans import plan
 from ddim.process import Prediction
 from ddim.rows import Fitted, rows_of
 from ddim.sampling import sample, trace
-from ddim.schedules import linear
+from ddim.schedules import linear, zero_terminal
 from ddim.solvers import SOLVERS
 from ddim.spec import build
 
@@ -22,7 +22,12 @@ def fitted(solver, levels):
     return Fitted(tuple(float(level.ratio) for level in levels), rows_of(solver, levels))
 
 
-@pytest.mark.parametrize("levels", [plan(linear(), 7), plan(linear(), 9, "log_snr"), uneven(6)])
+BARE = plan(zero_terminal(linear()), 6)
+
+
+@pytest.mark.parametrize(
+    "levels", [plan(linear(), 7), plan(linear(), 9, "log_snr"), uneven(6), BARE]
+)
 @pytest.mark.parametrize("spec", LINEAR)
 def test_the_rows_of_a_solver_are_the_solver(spec, levels):
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -72,9 +77,27 @@ def test_an_edited_state_is_gone_on_from():
     torch.testing.assert_close(ends(fitted(solver, levels)), ends(solver), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("spec", ["ddim", "deis:order=2"])
+def test_the_end_of_the_plan_begins_without_a_past(spec):
+    """DDIM is the same; where eps never changes every row of a consistent solver is exact."""
+    levels, x = plan(linear(), 6), torch.linspace(-2, 2, 9, dtype=torch.float64)
+    solver = fitted(build(spec), levels)
+    if spec == "ddim":
+        torch.testing.assert_close(
+            sample(THREE, x, levels[2:], solver), sample(THREE, x, levels[2:], build(spec))
+        )
+
+    def still(x, level):
+        eps = torch.full_like(x, 0.5)
+        return Prediction(x, (x - level.noise * eps) / level.signal, eps)
+
+    exact = (x - levels[2].noise * 0.5) / levels[2].signal
+    torch.testing.assert_close(sample(still, x, levels[2:], solver), exact)
+
+
 def test_another_plan_is_refused():
     solver = fitted(build("ddim"), plan(linear(), 5))
-    for other in (plan(linear(), 6), plan(linear(), 5, "log_snr")):
+    for other in (plan(linear(), 6), plan(linear(), 5, "log_snr"), plan(linear(), 5)[:-1]):
         with pytest.raises(ValueError, match="take the plan of its recipe"):
             sample(THREE, torch.zeros(2), other, solver)
 

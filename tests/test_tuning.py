@@ -86,7 +86,7 @@ def test_a_fit_to_two_noises_is_refused(mixture):
 
 def test_a_great_ridge_leaves_the_base(mixture):
     bind = bound(mixture, 1.0, None, 16, lambda images: None)
-    taught = Teacher(mixture, bind, mixture.plan(64, "log_snr")).taught(range(16))
+    taught = Teacher(mixture, bind, 64).taught(range(16))
     plan = mixture.plan(5)
 
     def fitted(ridge):

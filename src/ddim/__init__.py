@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from ddim.recipes import (
         Recipe as Recipe,
+        find_recipe as find_recipe,
         load_recipe as load_recipe,
         save_recipe as save_recipe,
     )
@@ -94,7 +95,7 @@ _HOME = {
     "plans": ("Plan", "plan"),
     "presets": ("preset",),
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
-    "recipes": ("Recipe", "load_recipe", "save_recipe"),
+    "recipes": ("Recipe", "find_recipe", "load_recipe", "save_recipe"),
     "rows": ("Fitted", "rows_of"),
     "sampling": ("calls", "sample", "trace"),
     "schedules": ("Schedule",),

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,22 +27,43 @@ from ddim.model import Model
 from ddim.noise import Seeded
 from ddim.plans import Plan
 from ddim.process import Denoiser
+from ddim.recipes import Recipe, recipe_from
 from ddim.sampling import Tick, calls, sample, ticking
 from ddim.solvers import Solver
 from ddim.spec import build, describe
 
+TUNED = "tuned"
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to sample: a solver in the text of `describe`, a spacing, a number of steps."""
+    """One way to sample: a solver in the text of `describe`, a spacing, a number of steps.
+
+    recipe: that of `ddim tune` instead, as JSON; the solver and the spacing are then called tuned.
+    """
 
     solver: str
     spacing: str
     steps: int
+    recipe: str | None = None
+
+    @classmethod
+    def tuned(cls, recipe: Recipe) -> Setting:
+        """The way of a recipe."""
+        content = json.dumps(recipe.content(), sort_keys=True)
+        return cls(TUNED, TUNED, len(recipe.times) - 1, content)
 
     def made(self, model: Model) -> tuple[Solver, Plan]:
         """The solver and the plan."""
+        if self.recipe is not None:
+            plan, solver = recipe_from(json.loads(self.recipe)).made(model)
+            return solver, plan
         return build(self.solver), model.plan(self.steps, self.spacing)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What tells it from the others of a sweep."""
+        return {"solver": self.solver, "spacing": self.spacing, "steps": self.steps}
 
     def calls(self, model: Model) -> int:
         """Network calls per image."""
@@ -225,19 +246,30 @@ def reconstructed(
     return facts
 
 
-def parsed(model: Model, solvers: str, budgets: list[int], spacings: list[str]) -> list[Setting]:
+def parsed(
+    model: Model,
+    solvers: str,
+    budgets: list[int],
+    spacings: list[str],
+    recipe: Callable[[int], Recipe] | None = None,
+) -> list[Setting]:
     """Every setting of a sweep: solvers × spacings × budgets of network calls.
 
     solvers: separated by ";", each with budgets of its own after an "@", as in
     "ddim:eta=0;unipc:order=3@5,10". A solver that calls twice a step takes as many steps as fit.
+    recipe: that of a number of calls, for the word tuned; it has levels of its own.
     Raises ValueError for a budget that no plan fits.
     """
     settings: dict[Setting, None] = {}
     for text in filter(None, map(str.strip, solvers.split(";"))):
         spec, at, own = text.partition("@")
+        asked = numbers(own) if at else budgets
+        if spec.strip() == TUNED and recipe is not None:
+            settings |= {Setting.tuned(recipe(budget)): None for budget in asked}
+            continue
         solver = build(spec)
         for spacing in spacings:
-            for budget in numbers(own) if at else budgets:
+            for budget in asked:
                 steps = fitting(model, solver, budget, spacing)
                 settings[Setting(describe(solver), spacing, steps)] = None
     if not settings:

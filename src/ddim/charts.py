@@ -1,4 +1,4 @@
-"""Charts of an evaluation, as SVG: quality against calls and time, time against calls."""
+"""Charts as SVG: of an evaluation, quality and time against calls; of tuning, its errors."""
 
 from __future__ import annotations
 
@@ -63,11 +63,27 @@ def seconds(document: Document) -> str:
     return _drawn(draw)
 
 
+def errors(reports: Mapping[int, Document]) -> str:
+    """Of the reports of recipes by calls: the error of DDIM, the best built-in and the fit."""
+
+    def draw(plot: Any) -> None:
+        calls = sorted(reports)
+        names = {"ddim": "DDIM", "built_in": "the best built-in", "fit": "fitted"}
+        for key, name in names.items():
+            y = [reports[n][key]["rmse"] for n in calls]
+            plot.plot(calls, y, label=name, marker="o", ms=3.5, lw=1.2)
+        plot.set_yscale("log")
+        plot.set_ylabel("RMSE to the teacher's images")
+        _across(plot, "calls", [float(n) for n in calls])
+
+    return _drawn(draw)
+
+
 def _across(plot: Any, axis: str, values: list[float]) -> None:
     plot.set_xscale("log")
     if axis == "calls":
         marks = sorted(set(values))
-        plot.set_xticks(marks, [str(mark) for mark in marks])
+        plot.set_xticks(marks, [f"{mark:g}" for mark in marks])
         plot.minorticks_off()
     plot.set_xlabel({"calls": "network calls", "ms_per_image": "milliseconds per image"}[axis])
     plot.legend(frameon=False)

@@ -103,7 +103,7 @@ def _row(sweep: Sweep, cell: Cell, fine: Cell) -> Document:
     num = sweep.subject.num
     facts = cell.facts
     row: Document = {
-        **facts["setting"],
+        **cell.setting.row,
         "calls": facts["calls"],
         "seconds": facts["seconds"],
         "ms_per_image": 1000 * facts["seconds"] / num,

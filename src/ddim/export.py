@@ -19,6 +19,7 @@ from ddim.files import write
 from ddim.model import Model
 from ddim.noise import undrawn
 from ddim.plans import Plan
+from ddim.rows import Fitted
 from ddim.sampling import sample
 from ddim.solvers import DDIM, Solver
 from ddim.spec import describe
@@ -112,9 +113,11 @@ def about_network(model: Model) -> dict[str, Any]:
 
 def about_sampler(model: Model, plan: Plan, solver: Solver) -> dict[str, Any]:
     """What those who run an exported sampler have to know."""
+    fitted = {"rows": solver.rows} if isinstance(solver, Fitted) else {}
     return {
         "what": "a sampler: image = sampler(x), x at the first level: from N(0, I) where that is T",
-        "solver": describe(solver),
+        "solver": "fitted" if fitted else describe(solver),
+        **fitted,
         "times": [None if math.isnan(level.t) else float(level.t) for level in plan],
         "signal": [float(level.signal) for level in plan],
         "noise": [float(level.noise) for level in plan],

@@ -26,6 +26,9 @@ _NUDGE = 0.02
 _DAMPING = 1e-2
 _MANY = 10
 _TRIES = 8
+_ROUNDS = 12
+_PASSES = 2
+_POWERS = (1.0, 0.5)
 _WORTH = 0.98
 _NUMBERS = 4096
 
@@ -44,6 +47,11 @@ class Family:
     steps: int
     width: int = 3
     ridge: float = 1e-4
+
+    @property
+    def first(self) -> int:
+        """The first place that a level may have: below one without signal."""
+        return 0 if self.fine[0].signal else 1
 
     @property
     def widths(self) -> list[int]:
@@ -68,19 +76,20 @@ class Family:
 
     def member(self, plan: Plan) -> Tensor:
         """The base solver on a plan, its levels as near as they can be."""
-        logs = [math.log(float(level.ratio)) for level in self.fine[:-1]]
+        first = self.first
+        logs = [math.log(float(level.ratio)) for level in self.fine[first:-1]]
         places = []
         for level in plan[1:-1]:
-            log = max(math.log(float(level.ratio)), logs[-1])
+            log = min(max(math.log(float(level.ratio)), logs[-1]), logs[0])
             i = next(i for i in range(len(logs) - 1) if logs[i + 1] <= log)
-            places.append(i + (logs[i] - log) / (logs[i] - logs[i + 1]))
+            places.append(first + i + (logs[i] - log) / (logs[i] - logs[i + 1]))
         return torch.tensor([*places, *[0.0] * sum(self.widths)], dtype=torch.float64)
 
     def plan(self, member: Tensor) -> Plan:
         """Its levels."""
         inner = []
         for place in member[: self.steps - 1].tolist():
-            i = min(int(place), len(self.fine) - 3)
+            i = max(self.first, min(int(place), len(self.fine) - 3))
             high, low = (math.log(float(level.ratio)) for level in self.fine[i : i + 2])
             inner.append(
                 self.schedule.level(self.schedule.time(math.exp(high + (low - high) * (place - i))))
@@ -146,11 +155,12 @@ def _upto(run: _Run, i: int, state: Tensor) -> _Run:
 def greedy(family: Family, member: Tensor, taught: Taught) -> tuple[Tensor, float]:
     """The member whose rows are fitted by ridge least squares, on the states that they lead to.
 
-    Returns it, and the root mean square distance of its images from the teacher's.
+    An image counts by its distance and not by its square, as in `refined`.
+    Returns it, and the mean of its images' distances from the teacher's.
     """
     plan, steps, denoiser = family.plan(member), family.steps, taught.denoiser
     base, fitted, free = rows_of(family.base, plan), member.clone(), []
-    run = _Run([taught.start], [], [])
+    run, calm = _start(taught), torch.ones(len(taught), dtype=torch.float64)
     for i, width in enumerate(family.widths):
         p = denoiser(run.states[i], plan[i])
         run.x0.append(p.x0)
@@ -159,35 +169,55 @@ def greedy(family: Family, member: Tensor, taught: Taught) -> tuple[Tensor, floa
         plain = _weighed(base[i], features)
         short = _flat(taught.at(plan[i + 1]) - plain)
         columns = torch.stack([_flat(f) for f in features[:width]], 1)
-        normal = columns.T @ columns / len(short)
-        damping = family.ridge * short.square().mean() + 1e-12
-        more = torch.linalg.solve(
-            normal + damping * torch.eye(width, dtype=torch.float64),
-            columns.T @ short / len(short),
-        )
+        more = torch.zeros(width, dtype=torch.float64)
+        for _ in range(_PASSES):
+            weight = _weights(short - columns @ more, calm, 1.0)
+            weighed = weight.square()[:, None] * columns
+            normal = columns.T @ weighed / len(short)
+            damping = family.ridge * (weight * short).square().mean() + 1e-12
+            more = torch.linalg.solve(
+                normal + damping * torch.eye(width, dtype=torch.float64),
+                weighed.T @ short / len(short),
+            )
         free.append(more)
         run.states.append(plain + _weighed(more.tolist(), features[:width]))
     fitted[steps - 1 :] = torch.cat(free)
-    return fitted, float((run.states[-1] - taught.end).square().mean().sqrt())
+    return fitted, float(taught.far(run.states[-1]).mean())
 
 
-def refined(family: Family, member: Tensor, taught: Taught, *, rounds: int = 12) -> list[Tensor]:
+def refined(family: Family, member: Tensor, taught: Taught) -> list[Tensor]:
     """Better and better members: levels and rows fitted jointly to the end by Gauss and Newton.
 
     The Jacobian is taken once, by finite differences, and updated as Broyden does; with more than
     ten steps only the first two numbers of a row move, for it costs as the square of the steps. An
-    image far from its end counts by its distance and not by the square (Huber), and less if its end
-    is sensitive: it may have gone to another mode, or be about to.
+    image far from its end, or with a sensitive one, counts for less: it may have gone to another
+    mode, or be about to. How much less is tried twice, and the members of both are returned.
     """
-    free = family.free
-    jacobian, reached = _jacobian(family, member, taught)
+    begun = _jacobian(family, member, taught)
+    return [
+        better for power in _POWERS for better in _descent(family, member, taught, begun, power)
+    ]
+
+
+def _descent(
+    family: Family,
+    member: Tensor,
+    taught: Taught,
+    begun: tuple[Tensor, Tensor],
+    power: float,
+) -> list[Tensor]:
+    """The members on the way down from one, whose Jacobian and end are begun.
+
+    power: of the weights. At 1 a far image counts by its distance (Huber), at 0 by its square.
+    """
+    (jacobian, reached), free = begun, family.free
     left = _flat(reached - taught.end)
     calm = _calm(jacobian, len(taught))
     found, damping = list[Tensor](), _DAMPING
     ridge = torch.full((len(free),), family.ridge, dtype=torch.float64)
     ridge[: family.steps - 1] = 0
-    for _ in range(rounds):
-        weight = _weights(left, calm)
+    for _ in range(_ROUNDS):
+        weight = _weights(left, calm, power)
         cost = float((weight * left).square().mean())
         for _ in range(_TRIES):
             normal = jacobian.T @ (weight.square()[:, None] * jacobian) / len(left)
@@ -224,10 +254,10 @@ def _calm(jacobian: Tensor, count: int) -> Tensor:
     return (steep.median() / steep.clamp(min=1e-12)).clamp(max=1)
 
 
-def _weights(left: Tensor, calm: Tensor) -> Tensor:
+def _weights(left: Tensor, calm: Tensor, power: float) -> Tensor:
     """The root of the weight of each number, mean 1."""
     far = left.view(len(calm), -1).square().mean(1).sqrt()
-    weight = calm.square() / torch.maximum(far, far.median()).clamp(min=1e-12)
+    weight = (calm.square() / torch.maximum(far, far.median()).clamp(min=1e-12)) ** power
     return (weight / weight.mean()).sqrt().repeat_interleave(left.numel() // len(calm))
 
 
@@ -243,7 +273,7 @@ def _kept_apart(family: Family, member: Tensor, step: Tensor) -> Tensor:
     closing = -torch.cat([edge, step[:levels], edge]).diff()
     share = min([1.0, *(float(0.6 * g / c) for g, c in zip(gaps, closing, strict=True) if c > 0)])
     step = share * step
-    step[:levels] = torch.minimum(step[:levels], last - member[:levels])
+    step[:levels] = step[:levels].clamp(family.first - member[:levels], last - member[:levels])
     return step
 
 

@@ -14,7 +14,7 @@ from ddim.files import read_json, write_json
 from ddim.latents import fingerprint
 from ddim.model import Model
 from ddim.plans import Plan
-from ddim.rows import Fitted
+from ddim.rows import Fitted, fitted
 from ddim.solvers import Solver
 from ddim.spec import build
 
@@ -58,6 +58,34 @@ class Recipe:
         return model.plan(self.times), solver
 
     @property
+    def fit(self) -> dict[str, Any] | None:
+        """The fit as plain numbers, {ratios, rows}; a ratio without end is None. None: built-in."""
+        if isinstance(self.solver, str):
+            return None
+        ratios = [None if math.isinf(ratio) else ratio for ratio in self.solver.ratios]
+        return {"ratios": ratios, "rows": [list(row) for row in self.solver.rows]}
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        """Options of `SolverScheduler.from_config` that make it sample by this recipe."""
+        solver = self.solver if isinstance(self.solver, str) else "ddim"
+        return {"solver": solver, "times": list(self.times), "fit": self.fit}
+
+    def content(self) -> dict[str, Any]:
+        """All of it as JSON holds it, with a checksum; see `recipe_from`."""
+        said = {
+            "format": _FORMAT,
+            "calls": self.calls,
+            "times": list(self.times),
+            "solver": self.fit or self.solver,
+            "model": self.model,
+            "guidance": self.guidance,
+            "clip": self.clip,
+            "report": dict(self.report),
+        }
+        return {**said, "checksum": _checksum(said)}
+
+    @property
     def name(self) -> str:
         """Its file's: calls-10.json, and -w2.0 for a scale of guidance, -clip1.0 for a clip."""
         return recipe_name(self.calls, self.guidance, self.clip)
@@ -73,20 +101,23 @@ def recipe_name(calls: int, guidance: float = 1.0, clip: float | None = None) ->
 def save_recipe(recipe: Recipe, folder: Path) -> Path:
     """Write a recipe into the folder of a model; returns its path."""
     path = folder / "recipes" / recipe.name
-    content = {
-        "format": _FORMAT,
-        "calls": recipe.calls,
-        "times": list(recipe.times),
-        "solver": recipe.solver
-        if isinstance(recipe.solver, str)
-        else {"ratios": list(recipe.solver.ratios), "rows": [*map(list, recipe.solver.rows)]},
-        "model": recipe.model,
-        "guidance": recipe.guidance,
-        "clip": recipe.clip,
-        "report": dict(recipe.report),
-    }
-    write_json(path, {**content, "checksum": _checksum(content)})
+    write_json(path, recipe.content())
     return path
+
+
+def find_recipe(
+    folder: Path, calls: int, guidance: float = 1.0, clip: float | None = None
+) -> Recipe:
+    """The recipe in a model's folder. Raises ValueError if there is none, or as `load_recipe`."""
+    path = folder / "recipes" / recipe_name(calls, guidance, clip)
+    if not path.is_file():
+        more = "" if guidance == 1 else f" --guidance {guidance:g}"
+        more += "" if clip is None else f" --clip {clip:g}"
+        raise ValueError(
+            f"there is no {path}; make it with ddim tune {folder} --calls {calls}{more}, or choose "
+            "--solver"
+        )
+    return load_recipe(path)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -95,33 +126,30 @@ def load_recipe(path: Path) -> Recipe:
     Raises ValueError, one sentence, for another format, an edited entry, or numbers that are not
     finite.
     """
-    content = read_json(path)
+    return recipe_from(read_json(path), str(path))
+
+
+def recipe_from(content: Mapping[str, Any], where: str = "this") -> Recipe:
+    """The recipe of a `Recipe.content`; `where` names it in errors, as in `load_recipe`."""
     if content.get("format") != _FORMAT:
         raise ValueError(
-            f"{path} has format {content.get('format')!r}, and this ddim reads {_FORMAT}; fit it "
+            f"{where} has format {content.get('format')!r}, and this ddim reads {_FORMAT}; fit it "
             "anew with ddim tune"
         )
-    said = content.pop("checksum", None)
+    said = {key: value for key, value in content.items() if key != "checksum"}
     try:
-        solver = content["solver"]
+        solver = said["solver"]
         if not isinstance(solver, str):
-            solver = Fitted(tuple(solver["ratios"]), tuple(map(tuple, solver["rows"])))
-        times = tuple(float(t) for t in content["times"])
+            solver = fitted(solver)
+        times = tuple(float(t) for t in said["times"])
         if not all(map(math.isfinite, times)):
             raise ValueError("a t is not finite")
-        recipe = Recipe(
-            content["calls"],
-            times,
-            solver,
-            content["model"],
-            content["guidance"],
-            content["clip"],
-            content["report"],
-        )
+        named = (said[key] for key in ("model", "guidance", "clip", "report"))
+        recipe = Recipe(said["calls"], times, solver, *named)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no recipe ({error}); fit it anew with ddim tune") from error
-    if said != _checksum(content):
-        raise ValueError(f"{path} was edited after it was written; fit it anew with ddim tune")
+        raise ValueError(f"{where} is no recipe ({error}); fit it anew with ddim tune") from error
+    if content.get("checksum") != _checksum(said):
+        raise ValueError(f"{where} was edited after it was written; fit it anew with ddim tune")
     return recipe
 
 

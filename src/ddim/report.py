@@ -40,7 +40,7 @@ def write_report(document: Document, sweep: Sweep, figure: int | None = None) ->
     cells = [Cell.of(sweep.out / row["images"]) for row in document["cells"]]
     if cells:
         pictures += down_the_calls(document, cells)
-        pictures.append(trajectory(sweep.subject, shown(document)))
+        pictures.append(trajectory(sweep.subject, shown(document, cells)))
     if cells and sweep.data is not None:
         pictures.append(pairs(cells[0], sweep.data, document["memorisation"]["pairs"]))
     contents = {
@@ -55,13 +55,18 @@ def write_report(document: Document, sweep: Sweep, figure: int | None = None) ->
     write_all(sweep.out, contents)
 
 
-def shown(document: Document) -> Setting:
+def shown(document: Document, cells: Sequence[Cell]) -> Setting:
     """The setting whose trajectory is shown: the verdict's, or that of most calls up to 12."""
     rows = document["cells"]
     best = document["verdict"].get("best")
     few = [row for row in rows if row["calls"] <= _CALLS] or rows
     row = max(few, key=lambda row: row["calls"]) if best is None else best
-    return Setting(row["solver"], row["spacing"], row["steps"])
+    return _found(cells, row).setting
+
+
+def _found(cells: Sequence[Cell], row: Document) -> Cell:
+    """The cell of a row."""
+    return next(c for c in cells if all(row[k] == said for k, said in c.setting.row.items()))
 
 
 def to_csv(document: Document) -> bytes:
@@ -111,11 +116,9 @@ def to_html(document: Document, pictures: Iterable[tuple[str, Image]]) -> bytes:
 
 def down_the_calls(document: Document, cells: Sequence[Cell]) -> list[tuple[str, Image]]:
     """For each solver, the same seeds in rows of falling calls, the fine run's first."""
-    by_setting = {cell.setting: cell for cell in cells}
     found = []
     for (solver, spacing), rows in lines(document).items():
-        settings = [Setting(solver, spacing, row["steps"]) for row in reversed(rows)]
-        images = [by_setting[setting].read(0, SHOWN) for setting in settings]
+        images = [_found(cells, row).read(0, SHOWN) for row in reversed(rows)]
         calls = ", ".join(str(row["calls"]) for row in reversed(rows))
         caption = (
             f"{named(document, solver, spacing)}: seeds in columns; from the top {calls} calls"

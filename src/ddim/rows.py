@@ -13,8 +13,10 @@ non-stationary family of Shaul et al. 2024, arXiv:2403.01329.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +34,9 @@ class Fitted:
     """x_s = a x0 + Σ_j b_j eps_j on one plan, one row (a, b_0, b_1, …) per interval.
 
     ratios: noise/signal of the levels of the plan that the rows belong to.   rows: row i has one to
-    i + 1 weights of eps, newest first. Raises ValueError for a number that is not finite or a row
-    of another length, and on another plan.
+    i + 1 weights of eps, newest first. On the end of that plan (image-to-image) the eps that were
+    not seen are taken to be the first that was. Raises ValueError for a number that is not finite
+    or a row of another length, and on another plan.
     """
 
     ratios: tuple[float, ...]
@@ -53,38 +56,51 @@ class Fitted:
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
-        self._refuse(plan)
         past: list[Tensor] = []
-        for t, (a, *b) in zip(plan, self.rows, strict=False):
+        for t, (a, *b) in zip(plan, self._rows(plan), strict=False):
             p = yield x, t
             past = [p.eps, *past]
-            x = a * p.x0
-            for weight, eps in zip(b, past, strict=False):
+            *later, first = b[: len(past)]
+            x = a * p.x0 + (first + sum(b[len(past) :])) * past[len(later)]
+            for weight, eps in zip(later, past, strict=False):
                 x = x + weight * eps
         return x
 
-    def _refuse(self, plan: Plan) -> None:
-        ratios = [float(level.ratio) for level in plan]
-        alike = len(ratios) == len(self.ratios) and all(
-            math.isclose(a, b, rel_tol=1e-6) for a, b in zip(ratios, self.ratios, strict=True)
-        )
-        if not alike:
+    def _rows(self, plan: Plan) -> Rows:
+        """Those of a plan that is this one, or the end of it."""
+        skipped = len(self.ratios) - len(plan)
+        if (
+            len(plan) < 2
+            or skipped < 0
+            or not all(
+                math.isclose(float(level.ratio), ratio, rel_tol=1e-6)
+                for level, ratio in zip(plan, self.ratios[skipped:], strict=True)
+            )
+        ):
             raise ValueError(
                 f"the plan is not the one of {len(self.rows)} steps that this solver was fitted "
-                "on; take the plan of its recipe"
+                "on, nor the end of it; take the plan of its recipe"
             )
+        return self.rows[skipped:]
+
+
+def fitted(numbers: Mapping[str, Any]) -> Fitted:
+    """That of plain numbers, {ratios, rows}, where a ratio of None is without end."""
+    ratios = tuple(math.inf if ratio is None else float(ratio) for ratio in numbers["ratios"])
+    return Fitted(ratios, tuple(tuple(map(float, row)) for row in numbers["rows"]))
 
 
 def rows_of(solver: Solver, plan: Plan) -> Rows:
     """The rows of a solver on a falling plan: run on the basis of all that it can see.
 
-    Raises ValueError where it is not of this form: a second prediction in an interval, noise, or a
-    plan that begins without signal.
+    The basis is the state at the start, then an eps for each call; for the first call its x0 where
+    the plan begins without signal, since the state is the eps there.
+    Raises ValueError where the solver is not of this form: a second prediction in an interval, or
+    noise.
     """
     steps = len(descending(plan)) - 1
     basis = torch.eye(steps + 1, dtype=torch.float64)
-    if not plan[0].signal:
-        raise ValueError("a level without signal has no eps of its own; begin the plan below it")
+    bare = not plan[0].signal
     run = solver(basis[:1], plan, undrawn)
     states = []
     asked, level = next(run)
@@ -92,17 +108,26 @@ def rows_of(solver: Solver, plan: Plan) -> Rows:
         if level != plan[k]:
             raise ValueError(f"{type(solver).__name__} asks twice in an interval; it has no rows")
         states.append(asked[0])
-        eps = basis[k + 1 : k + 2]
-        x0 = (asked - level.noise * eps) / level.signal
+        seen = basis[k + 1 : k + 2]
+        if bare and k == 0:
+            x0, eps = seen, asked / level.noise
+        else:
+            x0, eps = (asked - level.noise * seen) / level.signal, seen
         try:
             asked, level = run.send(Prediction(asked, x0, eps))
         except StopIteration as end:
             asked = end.value
     states.append(asked[0])
-    found = []
+    found: list[tuple[float, ...]] = []
     for k, (now, after) in enumerate(pairwise(states)):
-        t, a = plan[k], float(after[0] / now[0] * plan[k].signal)
+        if bare and k == 0:
+            found.append((float(after[1]), float(after[0])))
+            continue
+        t, mark = plan[k], int(bare)
+        a = float(after[mark] / now[mark] * t.signal)
         rest = after - a / t.signal * now
         rest[k + 1] += a * t.noise / t.signal
+        if bare:
+            rest[1] = rest[0]
         found.append((a, *rest[1 : k + 2].flip(0).tolist()))
     return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -19,7 +20,7 @@ from ddim.solvers import Solver, UniPC
 
 SOLVER = UniPC(order=3)
 FINEST = 512
-_FIRST = 32
+_FIRST = 64
 _SOME = 8
 _ROOM = 2**30
 
@@ -80,39 +81,56 @@ class Taught:
         """What a solver makes of the same noise."""
         return sample(self.denoiser, self.start, plan, solver)
 
+    def far(self, images: Tensor) -> Tensor:
+        """(B,) each image's root mean square distance from the teacher's."""
+        return (images - self.end).flatten(1).square().mean(1).sqrt().cpu().double()
+
     def error(self, plan: Plan, solver: Solver) -> float:
-        """The root mean square distance from the teacher's images."""
-        return float((self.reached(plan, solver) - self.end).square().mean().sqrt())
+        """The root mean square of a solver's distances."""
+        return float(self.far(self.reached(plan, solver)).square().mean().sqrt())
+
+    def typical(self, plan: Plan, solver: Solver) -> float:
+        """Their mean, on which the few images that went to another mode weigh less."""
+        return float(self.far(self.reached(plan, solver)).mean())
 
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A model's flow in steps so small that halving them changes the end by `change` at most.
+    """A model's flow in steps so small that halving them changes the end by `change`.
 
-    change: root mean square over an image, the median of eight; None where T leaves no room.
+    steps: about so many.   change: root mean square over an image, the median of eight; None where
+    T leaves no room.
     """
 
     model: Model
     bind: Bind
-    plan: Plan
+    steps: int
     change: float | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Levels even in t and levels even in log-ratio, about as many of each."""
+        half = min(max(2, self.steps // 2), self.model.schedule.T)
+        laid = (self.model.plan(half, spacing) for spacing in ("uniform", "log_snr"))
+        times = {float(level.t) for levels in laid for level in levels}
+        return self.model.plan(sorted(times, reverse=True))
 
     @classmethod
     def of(cls, model: Model, bind: Bind, first_seed: int, tolerance: float) -> Teacher:
-        """With as many steps as the tolerance asks for, of 32, 64, … `FINEST`, or T if less."""
+        """With as many steps as the tolerance asks for, of 64, 128, … `FINEST`, or T if less."""
         some = range(first_seed, first_seed + _SOME)
-        teacher = cls(model, bind, _mixed(model, _FIRST))
+        steps = _FIRST
+        teacher = cls(model, bind, steps)
         end = teacher.taught(some, whole=False).end
-        while len(teacher.plan) < min(FINEST, model.schedule.T):
-            finer = cls(model, bind, _mixed(model, 2 * (len(teacher.plan) - 1)))
+        while True:
+            finer = cls(model, bind, 2 * steps)
             if len(finer.plan) <= len(teacher.plan):
-                break
+                return teacher
             now = finer.taught(some, whole=False).end
             change = float((now - end).flatten(1).square().mean(1).sqrt().median())
-            if change <= tolerance or len(finer.plan) > FINEST:
-                return cls(model, bind, teacher.plan, change)
-            teacher, end = finer, now
-        return teacher
+            if change <= tolerance or finer.steps > FINEST:
+                return cls(model, bind, steps, change)
+            steps, teacher, end = finer.steps, finer, now
 
     def taught(self, seeds: range, *, whole: bool = True) -> Taught:
         """Run it; whole: keep states on the way, of as many levels as a GiB has room for."""
@@ -161,12 +179,3 @@ def bound(model: Model, guidance: float, clip: float | None, batch_size: int, ti
         return ticking(denoise, tick)
 
     return bind
-
-
-def _mixed(model: Model, steps: int) -> Plan:
-    """Levels even in t and levels even in log-ratio, about as many of each."""
-    half = min(max(2, steps // 2), model.schedule.T)
-    times = {
-        float(level.t) for spacing in ("uniform", "log_snr") for level in model.plan(half, spacing)
-    }
-    return model.plan(sorted(times, reverse=True))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ddim import __version__
 from ddim.data import shrunk
 from ddim.families import Family, greedy, refined
 from ddim.latents import fingerprint
@@ -24,7 +25,6 @@ from ddim.plans import SPACINGS, Plan
 from ddim.recipes import Recipe
 from ddim.rows import Fitted
 from ddim.sampling import Tick
-from ddim.solvers import Solver
 from ddim.spec import build, describe
 from ddim.teacher import SOLVER, Taught, Teacher, bound
 
@@ -38,14 +38,17 @@ BASES = ("unipc:order=2", "ipndm:order=3")
 POWERS = (1.0, 1.5, 2.0, 3.0)
 _SCREENS = (4, 12)
 _COMPONENTS = 16
+_SMALL = 64
+_NUMBERS = 4096
+_MOST = 256
 
 
 @dataclass(frozen=True)
 class Tuning:
     """What to fit to, and on how many seeds.
 
-    seeds: images that the fit sees; None: 32 to 1024, by their size.   held_out: unseen images that
-    choose among fits, and as many again that judge the choice; None: half as many, 64 or more.
+    seeds: images that the fit sees; None: 32 to 2048, by their size.   held_out: unseen images that
+    choose among fits, and as many again that judge the choice; None: 64 to 2048.
     first_seed: of the first.   tolerance: what the teacher may change, by the median image's root
     mean square, when its steps are doubled.
     guidance, clip: of the denoiser; a model with classes sees them all in turn.
@@ -54,7 +57,7 @@ class Tuning:
     seeds: int | None = None
     held_out: int | None = None
     first_seed: int = 1_000_000
-    tolerance: float = 0.005
+    tolerance: float = 0.002
     guidance: float = 1.0
     clip: float | None = None
     batch_size: int = 64
@@ -75,8 +78,28 @@ class Tuning:
 
     def counts(self, model: Model) -> tuple[int, int]:
         """How many seeds fit, and how many choose and judge."""
-        seeds = self.seeds or min(1024, max(32, 16_384 // math.prod(model.shape)))
-        return seeds, self.held_out or max(64, seeds // 2)
+        seeds = self.seeds or min(2048, max(32, 16_384 // math.prod(model.shape)))
+        return seeds, self.held_out or min(2048, max(64, 16_384 // math.prod(model.shape)))
+
+    def said(self, model: Model) -> dict[str, Any]:
+        """All that a recipe depends on beside the model and the number of calls."""
+        seeds, held = self.counts(model)
+        return {
+            "first_seed": self.first_seed,
+            "fit": seeds,
+            "choose": held,
+            "judge": held,
+            "tolerance": self.tolerance,
+            "ridge": self.ridge,
+            "ddim": __version__,
+        }
+
+
+def stands(recipe: Recipe, model: Model, options: Tuning) -> bool:
+    """Whether a recipe is of this model and these options, so that `tune` would make it again."""
+    return recipe.model == fingerprint(model) and recipe.report.get("options") == options.said(
+        model
+    )
 
 
 def tune(
@@ -118,18 +141,25 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
     shared = {
         "teacher": {
             "solver": describe(SOLVER),
+            "steps": teacher.steps,
             "calls": len(teacher.plan) - 1,
             "change": teacher.change,
         },
-        "seeds": {"first": first, "fit": seeds, "choose": held, "judge": held},
+        "options": options.said(model),
         "teaching_calls": spent[0],
     }
-    curve = _Curve(model, judge.first(max(16, held // 4)))
+    curve = _Curve(model, judge.first(max(16, held // 8)))
     for n in calls:
         before = spent[0]
         recipe = _tuned(teacher, n, (fit, choose, judge), options)
-        ddim = curve.calls_for(n, curve.error(*recipe.made(model)))
-        report = {**recipe.report, **shared, "ddim_calls": ddim, "network_calls": spent[0] - before}
+        ddim = curve.calls_for(n, curve.judge.typical(*recipe.made(model)))
+        report = {
+            **recipe.report,
+            **shared,
+            "ddim_calls": ddim,
+            "ddim_most": curve.most,
+            "network_calls": spent[0] - before,
+        }
         yield replace(recipe, report=report)
 
 
@@ -144,10 +174,14 @@ def _tuned(
         [*_SCREENS, len(choose)],
     )
     plan = model.plan(calls, spacing)
-    fitted_plan, fitted = _fitted(teacher, calls, (fit, choose), options)
-    ends = judge.reached(plan, build(name)), judge.reached(fitted_plan, fitted)
-    figures = [_figures(end, judge.end) for end in ends]
-    kept = all(figures[1][key] <= figures[0][key] for key in figures[0])
+    bases = [
+        Family(model.schedule, teacher.plan, build(base), calls, ridge=options.ridge)
+        for base in dict.fromkeys((name, *BASES))
+    ]
+    fitted_plan, fitted = _fitted(bases, [plan, *_laid(model, calls)], fit, choose)
+    rivals = [(plan, build(name)), (fitted_plan, fitted), (model.plan(calls), build("ddim"))]
+    measured = [figures(judge.reached(*each), judge.end) for each in rivals]
+    kept = _passes(measured[1], measured[0], judge.end)
     return Recipe(
         calls,
         tuple(float(level.t) for level in (fitted_plan if kept else plan)),
@@ -156,36 +190,55 @@ def _tuned(
         options.guidance,
         options.clip,
         {
-            "built_in": {"solver": name, "spacing": spacing, **figures[0]},
-            "fit": figures[1],
+            "built_in": {"solver": name, "spacing": spacing, **measured[0]},
+            "fit": measured[1],
+            "ddim": measured[2],
             "kept": "fit" if kept else "built-in",
         },
     )
 
 
+def _passes(fit: dict[str, float], built_in: dict[str, float], teacher: Tensor) -> bool:
+    """Whether a fit is as near as the built-in, image by image and as a set.
+
+    Sets nearer than a hundredth of what two halves of the teacher's images differ by are alike.
+    """
+    half = len(teacher) // 2
+    alike = figures(teacher[:half], teacher[half : 2 * half])
+    return fit["rmse"] <= built_in["rmse"] and all(
+        fit[key] <= max(built_in[key], alike[key] / 100) for key in ("sw2", "fd")
+    )
+
+
 def _fitted(
-    teacher: Teacher, calls: int, taught: tuple[Taught, Taught], options: Tuning
+    bases: Sequence[Family], plans: Sequence[Plan], fit: Taught, choose: Taught
 ) -> tuple[Plan, Fitted]:
-    """The best base and laid levels, fitted step by step, and then to the end."""
-    (fit, choose), schedule = taught, teacher.model.schedule
-    families = [
-        Family(schedule, teacher.plan, build(base), calls, ridge=options.ridge) for base in BASES
-    ]
-    tries = [(family, plan) for family in families for plan in _laid(teacher.model, calls)]
+    """The best base and plan, fitted step by step, and then to the end.
+
+    The first of both, which are the best built-in's, may begin the last fit as they are. Data of
+    few dimensions have few numbers an image and quick networks: all images and three starts.
+    """
+    tries = [(family, plan) for family in bases for plan in plans]
 
     def learnt(one: tuple[Family, Plan], count: int) -> tuple[Tensor, float]:
         return greedy(one[0], one[0].member(one[1]), fit.first(count))
 
     def error(one: tuple[Family, Tensor], count: int) -> float:
-        return choose.first(count).error(*one[0].made(one[1]))
+        return choose.first(count).typical(*one[0].made(one[1]))
 
     few = min(_SCREENS[-1], len(fit))
     near = _nearest(tries, lambda one, count: learnt(one, count)[1], few)
-    begun = [(one[0], learnt(one, len(fit))[0]) for one in near]
-    family, member = _best(begun, error, [len(choose)])
-    joint = fit.first(max(32, 4096 // math.prod(fit.end.shape[1:])))
-    better = [(family, each) for each in refined(family, member, joint)]
-    family, member = _best([(family, member), *better], error, [_SCREENS[-1], len(choose)])
+    begun = [(bases[0], bases[0].member(plans[0]))]
+    begun += [(one[0], learnt(one, len(fit))[0]) for one in near]
+    begun = sorted(begun, key=lambda one: error(one, len(choose)))
+    size = math.prod(fit.end.shape[1:])
+    starts, joint = (3, len(fit)) if size < _SMALL else (1, max(32, _NUMBERS // size))
+    better = [
+        (family, each)
+        for family, member in begun[:starts]
+        for each in refined(family, member, fit.first(joint))
+    ]
+    family, member = _best([begun[0], *better], error, [_SCREENS[-1], len(choose)])
     return family.made(member)
 
 
@@ -214,23 +267,19 @@ def _laid(model: Model, calls: int) -> list[Plan]:
 
 
 class _Curve:
-    """DDIM's error at more and more calls, taken when it is asked for."""
+    """DDIM's typical error at more and more calls, taken when it is asked for."""
 
     def __init__(self, model: Model, judge: Taught) -> None:
         self.model, self.judge = model, judge
+        self.most = min(_MOST, model.schedule.T)
         self.known: dict[int, float] = {}
 
-    def error(self, plan: Plan, solver: Solver) -> float:
-        """The mean of the images' own root mean square distances from the teacher's."""
-        far = (self.judge.reached(plan, solver) - self.judge.end).flatten(1).square().mean(1)
-        return float(far.sqrt().mean())
-
     def calls_for(self, calls: int, error: float) -> int | None:
-        """About how many DDIM needs for an error; None beyond 512 or T. Even in both logs."""
+        """About how many DDIM needs for an error; None beyond `most`. Even in both logs."""
         before = calls
-        while calls <= min(512, self.model.schedule.T):
+        while True:
             if calls not in self.known:
-                self.known[calls] = self.error(self.model.plan(calls), build("ddim"))
+                self.known[calls] = self.judge.typical(self.model.plan(calls), build("ddim"))
             if self.known[calls] <= error:
                 if calls == before:
                     return calls
@@ -240,11 +289,12 @@ class _Curve:
                 )
                 share = (high - goal) / max(high - low, 1e-30)
                 return round(before * (calls / before) ** share)
-            before, calls = calls, 2 * calls
-        return None
+            if calls >= self.most:
+                return None
+            before, calls = calls, min(2 * calls, self.most)
 
 
-def _figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
+def figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
     """How far images are from the teacher's: each from its own, and as a set.
 
     rmse: over all images.   mean: of the images' own root mean squares, on which a few that went

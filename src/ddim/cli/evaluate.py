@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ddim.cells import Setting
     from ddim.data import Images
     from ddim.model import Model
+    from ddim.recipes import Recipe
     from ddim.references import Published, Reference, Statistics
 
 _FEW = "5,10,20,50,100"
@@ -61,7 +63,7 @@ def evaluate(
         str | None,
         typer.Option(
             help='Separated by ";", each perhaps with calls of its own after an "@", such as '
-            '"ddim:eta=0;unipc:order=3@5,10".'
+            '"ddim:eta=0;unipc:order=3@5,10"; tuned is what ddim tune fitted.'
         ),
     ] = None,
     spacings: Annotated[
@@ -137,7 +139,9 @@ def evaluate(
         count = num or (64 if images is None else min(64, len(images)))
         back = count
     else:
-        settings = _settings(opened, text, budgets, laid, fine)
+        settings = _settings(
+            opened, text, budgets, laid, fine, lambda n: ddim.find_recipe(model, n, guidance, clip)
+        )
         count = num or (2000 if images is None else min(2000, max(1, len(images) // 2)))
         back = 0 if images is None else min(64, len(images)) if reconstruct is None else reconstruct
         spans = tuple(sorted({s.steps for s in settings if back and s.steps <= 100}))
@@ -252,7 +256,12 @@ def _asked(
 
 
 def _settings(
-    model: Model, solvers: str, calls: str, spacings: str, fine: int | None
+    model: Model,
+    solvers: str,
+    calls: str,
+    spacings: str,
+    fine: int | None,
+    recipe: Callable[[int], Recipe],
 ) -> tuple[Setting, ...]:
     """The fine run and then the sweep's settings, each once."""
     from ddim.cells import Setting, numbers, parsed
@@ -260,7 +269,7 @@ def _settings(
     laid = [word.strip() for word in spacings.split(",")]
     whole = Setting("ddim:eta=0", laid[0], model.schedule.T if fine is None else fine)
     whole.made(model)
-    return tuple(dict.fromkeys((whole, *parsed(model, solvers, numbers(calls), laid))))
+    return tuple(dict.fromkeys((whole, *parsed(model, solvers, numbers(calls), laid, recipe))))
 
 
 def _labels(

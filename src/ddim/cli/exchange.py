@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddim.cli.console import laid, to_clean, writable
-from ddim.cli.options import Clip, Folder, Label, OfNoNoise, Spacing, Steps, Times
+from ddim.cli.console import laid, only_one, to_clean, writable
+from ddim.cli.options import Calls, Clip, Folder, Label, OfNoNoise, Spacing, Steps, Times
 
 
 def bring(
@@ -63,14 +63,15 @@ def export(
         Path, typer.Argument(help="model.pt2 (torch.export), or model.onnx (extra [export]).")
     ],
     steps: Steps = None,
+    calls: Calls = None,
     spacing: Spacing = None,
     times: Times = None,
     solver: OfNoNoise = None,
     label: Label = None,
     clip: Clip = None,
 ) -> None:
-    """Write the network as a program without ddim; with --steps or --times, a whole sampler, whose
-    file and time to export grow with the steps.
+    """Write the network as a program without ddim; with --steps, --times or --calls, a whole
+    sampler, whose file and time to export grow with the steps.
 
     The network takes x and t (the level − 1), and label where it has classes. The sampler takes x
     from N(0, I) and gives images in [-1, 1]. Both take any batch. The file is run and compared
@@ -84,17 +85,25 @@ def export(
     writable(output.parent)
     opened = ddim.load(model)
     example = programs.network_example(opened)
-    if steps is None and times is None:
+    only_one(calls=calls, steps=steps, times=times)
+    if calls is not None and (spacing is not None or solver is not None):
+        raise ValueError("--calls takes the recipe of ddim tune; leave --solver and --spacing out")
+    if steps is None and times is None and calls is None:
         given = {"spacing": spacing, "solver": solver, "label": label, "clip": clip}
         if options := [f"--{name}" for name, value in given.items() if value is not None]:
             raise ValueError(
-                f"{' and '.join(options)}: only for a sampler; give --steps or --times too"
+                f"{' and '.join(options)}: only for a sampler; give --steps, --times or --calls"
             )
         apart = programs.export(opened.net, example, output, programs.about_network(opened))
         what = f"the network, inputs {', '.join(example)}"
     else:
-        plan = to_clean(laid(opened.schedule, steps, spacing, times))
-        method = ddim.build(solver or "ddim")
+        plan: ddim.Plan
+        method: ddim.Solver
+        if calls is not None:
+            plan, method = ddim.find_recipe(model, calls, clip=clip).made(opened)
+        else:
+            plan = to_clean(laid(opened.schedule, steps, spacing, times))
+            method = ddim.build(solver or "ddim")
         sampler = programs.Sampler(opened, plan, method, label, clip)
         about = programs.about_sampler(opened, plan, method)
         apart = programs.export(sampler, {"x": example["x"]}, output, about)

@@ -24,6 +24,10 @@ Steps = Annotated[
     int | None,
     typer.Option("--steps", "--num-inference-steps", help="Intervals, 1 to T; usually 20."),
 ]
+Calls = Annotated[
+    int | None,
+    typer.Option(min=1, help="Network calls instead of steps, by the recipe of ddim tune."),
+]
 Spacing = Annotated[
     str | None, typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho.")
 ]

@@ -21,22 +21,20 @@ from ddim.cli.console import (
     put_images,
     to_clean,
 )
-from ddim.cli.options import Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
+from ddim.cli.options import Calls, Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
 
 if TYPE_CHECKING:
     import torch
 
     from ddim.model import Model
+    from ddim.recipes import Recipe
 
 
 def sample(
     model: Folder,
     output: ImageOutput = Path("grid.png"),
     steps: Steps = None,
-    calls: Annotated[
-        int | None,
-        typer.Option(min=1, help="Network calls instead of steps, by the recipe of ddim tune."),
-    ] = None,
+    calls: Calls = None,
     solver: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +75,6 @@ def sample(
     """Sample images: each is a function of the model, the options and its seed alone."""
     import ddim
     from ddim.cells import fitting
-    from ddim.recipes import recipe_name
 
     image_output(output)
     opened = ddim.load(model, find_device(device))
@@ -118,16 +115,11 @@ def sample(
     else:
         denoiser = opened.denoiser(label, clip, guidance, negative)
         only_one(calls=calls, steps=steps, times=times)
-        free = all(value is None for value in (solver, spacing, times, negative))
-        path = model / "recipes" / recipe_name(calls or steps or 20, guidance, clip)
-        if free and path.is_file():
-            plan, method = ddim.load_recipe(path).made(opened)
-            print(f"by {path}", file=sys.stderr)
-        elif calls is not None and free:
-            raise ValueError(
-                f"there is no {path}; make it with ddim tune {model} --calls {calls}, or choose "
-                "--steps or --solver"
-            )
+        recipe = None
+        if all(value is None for value in (solver, spacing, times, negative)):
+            recipe = _recipe(model, opened, (calls, steps or 20), guidance, clip)
+        if recipe is not None:
+            plan, method = recipe.made(opened)
         else:
             method = ddim.build(solver or "ddim")
             if calls is not None:
@@ -137,6 +129,33 @@ def sample(
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
     put_images(images, chosen, output)
     _report(output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
+
+
+def _recipe(
+    folder: Path,
+    model: Model,
+    asked: tuple[int | None, int],
+    guidance: float,
+    clip: float | None,
+) -> Recipe | None:
+    """The recipe for so many calls; or, where steps are asked for, one for them that there is."""
+    import ddim
+    from ddim.recipes import recipe_name
+
+    calls, steps = asked
+    path = folder / "recipes" / recipe_name(calls or steps, guidance, clip)
+    if calls is None and not path.is_file():
+        return None
+    recipe = ddim.find_recipe(folder, calls or steps, guidance, clip)
+    try:
+        recipe.made(model)
+    except ValueError as error:
+        if calls is not None:
+            raise
+        print(f"ddim: without {path}: {error}", file=sys.stderr)
+        return None
+    print(f"by {path}", file=sys.stderr)
+    return recipe
 
 
 def _decode(model: Model, latents: Path, output: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ddim.interop.networks import denoiser_from
 from ddim.kinds import listed
 from ddim.plans import SPACINGS as OURS, Plan, placed, plan
 from ddim.process import Denoiser, Level, determinant, diffuse, floating
+from ddim.rows import fitted
 from ddim.sampling import visited
 from ddim.solvers import DDIM, Solver
 from ddim.solvers.base import Run
@@ -36,6 +37,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
     solver: text as of `ddim.build`, such as ddim:eta=0.5 or dpmpp:order=2.
     timestep_spacing: leading, trailing or linspace, on the grids of diffusers; or uniform,
         quadratic, log_snr or rho, which are ours.
+    times, fit: a recipe of ddim tune, as its `scheduler` says them; it is for one number of steps:
+        SolverScheduler.from_config(pipe.scheduler.config, **recipe.scheduler)
     clip_keeps_eps: for ddim alone, what clip_sample means in DDIMScheduler; False re-derives eps.
     The other options are those of DDIMScheduler, but clip_sample is False unless it is set.
     `from_config` takes every value of the other scheduler, its defaults too; karras sigmas become
@@ -66,10 +69,12 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         rescale_betas_zero_snr: bool = False,
         solver: str = "ddim",
         clip_keeps_eps: bool = False,
+        times: Sequence[float] | None = None,
+        fit: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(solver, str):
             raise ValueError(f"solver={solver!r}; give text such as 'unipc', see ddim.describe")
-        self.solver: Solver = build(solver)
+        self.solver: Solver = build(solver) if fit is None else fitted(fit)
         if timestep_spacing not in {*SPACINGS.values(), *OURS}:
             raise ValueError(
                 f"timestep_spacing={timestep_spacing!r} is unknown; "
@@ -90,7 +95,8 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
         self._index = 0
         self._generator: Any = None
         determinant(self.target, self.schedule.level(self.schedule.T))
-        self.set_timesteps(max(1, min(20, self.schedule.T - steps_offset)))
+        usual = 20 if times is None else len(times) - 1
+        self.set_timesteps(max(1, min(usual, self.schedule.T - steps_offset)))
 
     @classmethod
     def from_config(
@@ -122,15 +128,23 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(
                     f"num_inference_steps={num_inference_steps!r}; give a whole number"
                 )
+            if self.config["times"] is not None:
+                self._lay(plan(self.schedule, self._tuned(num_inference_steps)), device)
+                return
             times = self._times(num_inference_steps)
         else:
             times = [float(step) + 1 for step in timesteps]
             if not times:
                 raise ValueError("timesteps is empty; give at least one")
         final = self._sampling.final
-        self.plan: Plan = plan(self.schedule, times if times[-1] == final else [*times, final])
-        if len(self.plan) < 2:
+        laid = plan(self.schedule, times if times[-1] == final else [*times, final])
+        if len(laid) < 2:
             raise ValueError("from level 1 to level 1 there is no step; give a higher timestep")
+        self._lay(laid, device)
+
+    def _lay(self, laid: Plan, device: str | torch.device | None) -> None:
+        """Take a plan and its timesteps."""
+        self.plan: Plan = laid
         asked = visited(self.solver, self.plan)
         clock = [float(placed(level, self.schedule).t) - 1 for level in asked]
         whole = all(step == int(step) for step in clock)
@@ -213,6 +227,16 @@ class SolverScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.schedule.T
+
+    def _tuned(self, steps: int) -> list[float]:
+        """t of the recipe, which has a number of steps of its own."""
+        times = [float(t) for t in self.config["times"]]
+        if steps != len(times) - 1:
+            raise ValueError(
+                f"num_inference_steps={steps}, but the recipe has {len(times) - 1}; give that "
+                "number, or load the recipe of another"
+            )
+        return times
 
     def _times(self, steps: int) -> list[float]:
         """t, falling, of so many steps."""
