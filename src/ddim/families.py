@@ -234,7 +234,9 @@ def _descent(
             after = float((weight * now).square().mean())
             moved, scale = step[free], normal.diag() + 1e-14
             along = now - left - jacobian @ moved
-            jacobian = jacobian + torch.outer(along, scale * moved) / float(scale @ moved.square())
+            jacobian = jacobian + torch.outer(along, scale * moved) / max(
+                float(scale @ moved.square()), 1e-300
+            )
             if after < cost:
                 break
             damping *= 4
@@ -251,7 +253,8 @@ def _descent(
 def _calm(jacobian: Tensor, count: int) -> Tensor:
     """(count,) 1 for an image whose end is as sensitive as the median one's, or less."""
     steep = jacobian.square().sum(1).view(count, -1).mean(1).sqrt()
-    return (steep.median() / steep.clamp(min=1e-12)).clamp(max=1)
+    steep = steep.clamp(min=1e-12)
+    return (steep.median() / steep).clamp(max=1)
 
 
 def _weights(left: Tensor, calm: Tensor, power: float) -> Tensor:
