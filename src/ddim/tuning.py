@@ -202,7 +202,8 @@ def _tuned(
 def _passes(fit: dict[str, float], built_in: dict[str, float], teacher: Tensor) -> bool:
     """Whether a fit is as near as the built-in, image by image and as a set.
 
-    Where the built-in is exact, to a hundredth of a step of 8 bits, no fit is wanted. Sets nearer than a hundredth of what two halves of the teacher's images differ by are alike.
+    Where the built-in is exact, to a hundredth of a step of 8 bits, no fit is wanted. Sets nearer
+    than a hundredth of what two halves of the teacher's images differ by are alike.
     """
     half = len(teacher) // 2
     alike = figures(teacher[:half], teacher[half : 2 * half])
