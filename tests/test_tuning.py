@@ -16,7 +16,7 @@ from ddim.recipes import load_recipe, recipe_from, save_recipe
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine, linear, zero_terminal
 from ddim.teacher import Teacher, bound
-from ddim.tuning import BUILT_IN, Tuning, tune
+from ddim.tuning import BUILT_IN, Tuning, stands, tune
 from tiny import ExactNet, tiny_model
 
 OPTIONS = Tuning(batch_size=4096)
@@ -40,9 +40,9 @@ def recipes(mixture):
 @pytest.mark.parametrize("count", [5, 8])
 def test_the_fit_is_nearer_to_the_flow_than_any_built_in(mixture, recipes, count):
     """On seeds that tune never took, against a finer solution by another solver."""
-    recipe, x = recipes[count], Seeded(range(4000)).start(mixture.shape).double()
+    recipe, x = recipes[count], Seeded(range(2000)).start(mixture.shape).double()
     denoiser = mixture.denoiser()
-    exact = sample(denoiser, x, mixture.plan(400, "log_snr"), ddim.DPMpp(order=2))
+    exact = sample(denoiser, x, mixture.plan(300, "log_snr"), ddim.DPMpp(order=2))
 
     def far(plan, solver):
         """Over all points, and the mean of the points' own."""
@@ -107,6 +107,11 @@ def test_a_great_ridge_leaves_the_base(mixture):
 def test_a_number_of_calls_that_no_plan_has_is_refused(mixture, counts):
     with pytest.raises(ValueError, match=r"choose 2\.\.1000|no number"):
         tune(mixture, counts)
+
+
+def test_too_few_unseen_images_are_refused():
+    with pytest.raises(ValueError, match="held_out from 4"):
+        Tuning(held_out=3)
 
 
 def test_guidance_needs_classes(mixture):
@@ -206,11 +211,11 @@ def by_hand(model, folder, **options):
 
 def test_labels_and_guidance_have_recipes_of_their_own(run, tmp_path):
     model, folder = tiny_model(classes=3), tmp_path / "m"
-    model = replace(model, schedule=linear(50), notes={**model.notes, "null_label": 2})
+    model = replace(model, schedule=linear(20), notes={**model.notes, "null_label": 2})
     ddim.save(model, folder)
     status, out, err = run(
         *("tune", folder, "--calls", "3", "--guidance", "2"),
-        *("--seeds", "6", "--held-out", "6", "--batch-size", "4"),
+        *("--seeds", "3", "--held-out", "4", "--batch-size", "2"),
     )
     assert status == 0, err
     assert "calls-3-w2.0.json" in out
@@ -300,28 +305,29 @@ def test_a_scheduler_of_diffusers_steps_by_a_recipe(tmp_path):
 
 def test_an_interrupted_tune_goes_on(run, tmp_path):
     folder = tmp_path / "m"
-    ddim.save(replace(tiny_model(), schedule=linear(50)), folder)
-    words = ("tune", folder, "--seeds", "4", "--held-out", "4", "--calls")
-    assert run(*words, "3")[0] == 0
-    status, out, err = run(*words, "3,4")
+    model = replace(tiny_model(), schedule=linear(20))
+    ddim.save(model, folder)
+    words = ("tune", folder, "--seeds", "2", "--held-out", "4", "--calls")
+    assert run(*words, "2")[0] == 0
+    status, out, err = run(*words, "2,3")
     assert status == 0, err
     assert [line.endswith("(as it was)") for line in out.splitlines()] == [True, False]
     assert "taught by" in err
     assert all((folder / "recipes" / name).exists() for name in ("tuning.png", "tuning.svg"))
-    status, out, err = run(*words, "3,4")
+    status, out, err = run(*words, "2,3")
     assert out.count("(as it was)") == 2
     assert "taught by" not in err
-    assert (
-        "(as it was)"
-        not in run("tune", folder, "--seeds", "5", "--held-out", "4", "--calls", "3")[1]
-    )
-    assert "(as it was)" not in run(*words, "4", "--again")[1]
+    assert "(as it was)" not in run(*words, "2", "--again")[1]
+    recipe, options = ddim.find_recipe(folder, 2), Tuning(seeds=2, held_out=4)
+    assert stands(recipe, model, options)
+    assert not stands(recipe, model, replace(options, seeds=3))
+    assert not stands(recipe, tiny_model(), options)
 
 
 def test_tune_and_sample_by_the_recipe(run, tmp_path):
     model = tmp_path / "model"
-    ddim.save(replace(tiny_model(), schedule=linear(50)), model)
-    status, out, err = run("tune", model, "--calls", "3", "--seeds", "8", "--held-out", "8")
+    ddim.save(replace(tiny_model(), schedule=linear(20)), model)
+    status, out, err = run("tune", model, "--calls", "3", "--seeds", "3", "--held-out", "4")
     assert status == 0, err
     assert "calls-3.json" in out
     images = ("--seeds", "0-1", "-o", tmp_path / "a.npz")

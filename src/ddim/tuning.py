@@ -67,14 +67,14 @@ class Tuning:
     def __post_init__(self) -> None:
         if not (
             (self.seeds is None or self.seeds >= 1)
-            and (self.held_out is None or self.held_out >= 2)
+            and (self.held_out is None or self.held_out >= 4)
             and self.batch_size >= 1
             and self.tolerance > 0
             and self.ridge >= 0
             and self.first_seed >= 0
         ):
             raise ValueError(
-                f"{self}: choose seeds and batch_size from 1, held_out from 2, a tolerance above 0"
+                f"{self}: choose seeds and batch_size from 1, held_out from 4, a tolerance above 0"
             )
 
     def counts(self, model: Model) -> tuple[int, int]:

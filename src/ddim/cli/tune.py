@@ -26,7 +26,7 @@ def tune(
     ] = None,
     held_out: Annotated[
         int | None,
-        typer.Option(min=2, help="Unseen images that choose, and as many more that judge."),
+        typer.Option(min=4, help="Unseen images that choose, and as many more that judge."),
     ] = None,
     guidance: Annotated[
         float, typer.Option(help="Scale of guidance to fit for, where the model has classes.")
