@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -37,6 +38,21 @@ def test_the_rows_of_a_solver_are_the_solver(spec, levels):
         sample(THREE, x, levels, solver),
         rtol=1e-9,
         atol=1e-9,
+    )
+
+
+def test_an_eps_at_a_level_without_signal_is_remembered():
+    def averaging(x, plan, noise):
+        past = None
+        for t, s in pairwise(plan):
+            p = yield x, t
+            past = p.eps if past is None else (past + p.eps) / 2
+            x = s.signal * p.x0 + s.noise * past
+        return x
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    torch.testing.assert_close(
+        sample(THREE, x, BARE, fitted(averaging, BARE)), sample(THREE, x, BARE, averaging)
     )
 
 
