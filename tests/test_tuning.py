@@ -249,7 +249,7 @@ def test_evaluation_knows_recipes(run, tmp_path):
     assert status == 0, err
     cells = json.loads((tmp_path / "r" / "results.json").read_text())["cells"]
     (row,) = [row for row in cells if row["solver"] == "tuned"]
-    assert (row["spacing"], row["steps"], row["calls"]) == ("tuned", 3, 3)
+    assert (row["spacing"], row["steps"], row["calls"]) == ("recipe", 3, 3)
     x = Seeded(range(60)).start((1, 8, 8))
     with torch.no_grad():
         images = sample(tiny_model().denoiser(), x, *recipe.made(tiny_model()))

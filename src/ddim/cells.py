@@ -39,7 +39,7 @@ TUNED = "tuned"
 class Setting:
     """One way to sample: a solver in the text of `describe`, a spacing, a number of steps.
 
-    recipe: that of `ddim tune` instead, as JSON; the solver and the spacing are then called tuned.
+    recipe: that of `ddim tune` instead, as JSON; the solver and the spacing are then called tuned and recipe.
     """
 
     solver: str
@@ -51,7 +51,7 @@ class Setting:
     def tuned(cls, recipe: Recipe) -> Setting:
         """The way of a recipe."""
         content = json.dumps(recipe.content(), sort_keys=True)
-        return cls(TUNED, TUNED, len(recipe.times) - 1, content)
+        return cls(TUNED, "recipe", len(recipe.times) - 1, content)
 
     def made(self, model: Model) -> tuple[Solver, Plan]:
         """The solver and the plan."""

@@ -79,8 +79,8 @@ class Tuning:
 
     def counts(self, model: Model) -> tuple[int, int]:
         """How many seeds fit, and how many choose and judge."""
-        seeds = self.seeds or min(2048, max(32, 16_384 // math.prod(model.shape)))
-        return seeds, self.held_out or min(2048, max(64, 16_384 // math.prod(model.shape)))
+        usual = min(2048, 16_384 // math.prod(model.shape))
+        return self.seeds or max(32, usual), self.held_out or max(64, usual)
 
     def said(self, model: Model) -> dict[str, Any]:
         """All that a recipe depends on beside the model and the number of calls."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
 
     from ddim.model import Model
-    from ddim.recipes import Recipe
+    from ddim.plans import Plan
+    from ddim.solvers import Solver
 
 
 def sample(
@@ -115,11 +116,11 @@ def sample(
     else:
         denoiser = opened.denoiser(label, clip, guidance, negative)
         only_one(calls=calls, steps=steps, times=times)
-        recipe = None
+        tuned = None
         if all(value is None for value in (solver, spacing, times, negative)):
-            recipe = _recipe(model, opened, (calls, steps or 20), guidance, clip)
-        if recipe is not None:
-            plan, method = recipe.made(opened)
+            tuned = _tuned(model, opened, calls, steps or 20, guidance, clip)
+        if tuned is not None:
+            plan, method = tuned
         else:
             method = ddim.build(solver or "ddim")
             if calls is not None:
@@ -131,31 +132,31 @@ def sample(
     _report(output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
 
 
-def _recipe(
+def _tuned(
     folder: Path,
     model: Model,
-    asked: tuple[int | None, int],
+    calls: int | None,
+    steps: int,
     guidance: float,
     clip: float | None,
-) -> Recipe | None:
-    """The recipe for so many calls; or, where steps are asked for, one for them that there is."""
+) -> tuple[Plan, Solver] | None:
+    """What the recipe for so many calls says; without calls, one for as many steps, if it fits."""
     import ddim
     from ddim.recipes import recipe_name
 
-    calls, steps = asked
     path = folder / "recipes" / recipe_name(calls or steps, guidance, clip)
     if calls is None and not path.is_file():
         return None
     recipe = ddim.find_recipe(folder, calls or steps, guidance, clip)
     try:
-        recipe.made(model)
+        made = recipe.made(model)
     except ValueError as error:
         if calls is not None:
             raise
         print(f"ddim: without {path}: {error}", file=sys.stderr)
         return None
     print(f"by {path}", file=sys.stderr)
-    return recipe
+    return made
 
 
 def _decode(model: Model, latents: Path, output: Path) -> None:
