@@ -39,7 +39,8 @@ TUNED = "tuned"
 class Setting:
     """One way to sample: a solver in the text of `describe`, a spacing, a number of steps.
 
-    recipe: that of `ddim tune` instead, as JSON; the solver and the spacing are then called tuned and recipe.
+    recipe: that of `ddim tune` instead, as JSON; the solver is then called tuned and the spacing
+    recipe.
     """
 
     solver: str
