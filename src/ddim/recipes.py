@@ -114,8 +114,7 @@ def find_recipe(
         more = "" if guidance == 1 else f" --guidance {guidance:g}"
         more += "" if clip is None else f" --clip {clip:g}"
         raise ValueError(
-            f"there is no {path}; make it with ddim tune {folder} --calls {calls}{more}, or choose "
-            "--solver"
+            f"there is no {path}; make it with ddim tune {folder} --calls {calls}{more}"
         )
     return load_recipe(path)
 
