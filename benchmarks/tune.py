@@ -68,12 +68,11 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--calls", default="4,5,6,8,10,15,20")
     parser.add_argument("--num", type=int, default=512, help="fresh images")
-    parser.add_argument("--batch-size", type=int, default=256)
     asked = parser.parse_args()
-    model, options = opened(asked.model), Tuning(batch_size=asked.batch_size)
+    model, options = opened(asked.model), Tuning()
     counts = [int(n) for n in asked.calls.split(",")]
     made = {n: recipe_for(model, asked.model, n, options) for n in counts}
-    bind = bound(model, 1.0, None, asked.batch_size, lambda images: None)
+    bind = bound(model, 1.0, None, options.batch(model), lambda images: None)
     steps = 2 * made[counts[0]][0].report["teacher"]["steps"]
     fresh = Teacher(model, bind, steps).taught(range(asked.num), whole=False)
     print(f"N = {asked.num} fresh seeds, against {steps} steps")

@@ -1,5 +1,6 @@
 """A fit to the model's own flow, held against the built-in solvers on seeds that it never saw."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from ddim.recipes import load_recipe, recipe_from, save_recipe
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine, linear, zero_terminal
 from ddim.teacher import Teacher, bound
-from ddim.tuning import BUILT_IN, Tuning, stands, tune
+from ddim.tuning import BUILT_IN, Tuning, _Curve, stands, tune
 from tiny import ExactNet, tiny_model
 
 OPTIONS = Tuning(batch_size=4096)
@@ -96,7 +97,8 @@ def test_a_great_ridge_leaves_the_base(mixture):
         member = family.member(plan)
         better, _ = greedy(family, member, taught)
         more = refined(family, better, taught)
-        return [taught.error(*family.made(m)) for m in (member, better, *more)], better[4:]
+        ends = [taught.reached(*family.made(m)) for m in (member, better, *more)]
+        return [taught.error(end) for end in ends], better[4:]
 
     errors, free = fitted(1e-4)
     assert errors[-1] < 0.5 * errors[0]
@@ -180,6 +182,47 @@ def test_the_teacher_is_linear_in_y_between_its_levels(mixture):
     close(Teacher(mixture, bind, 64).taught(range(16), whole=False).end, taught.end)
 
 
+def test_solvers_go_abreast_as_they_go_alone(mixture):
+    """Five images of three classes, so that copies do not begin at the first class."""
+    for model in (mixture, tiny_model(classes=3)):
+        bind = bound(model, 1.0, None, 7, lambda images: None)
+        taught = Teacher(model, bind, 8).taught(range(5))
+        plan, solvers = model.plan(6, "log_snr"), [ddim.build(name) for name in BUILT_IN]
+        ends = taught.abreast(plan, solvers)
+        for end, solver in zip(ends, solvers, strict=True):
+            alone = taught.reached(plan, solver)
+            torch.testing.assert_close(end, alone, rtol=1e-4, atol=1e-4)
+        assert taught.error(ends[0]) == pytest.approx(taught.far(ends[0]).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("schedule", [linear(), cosine(), zero_terminal(linear()), linear(T=50)])
+def test_the_levels_of_the_teacher_are_dense_in_t_and_in_log_ratio(schedule):
+    model = ddim.Model(torch.nn.Identity(), schedule, "v", (4,))
+    plan = Teacher(model, None, 64).plan
+    times = [level.t for level in plan]
+    assert times[0] == schedule.T
+    assert times[-2:] == [1, 0]
+    assert len(times) <= 66
+    logs, steps = schedule.log_ratio, 64 - 1
+    for above, below in itertools.pairwise(int(t) for t in times[:-1] if t <= schedule.top):
+        if above - below > 1:
+            assert above - below <= (schedule.top - 1) / (0.75 * steps) + 1
+            here = logs[above - 2] - logs[below]
+            assert here <= (logs[-1] - logs[0]) / (0.25 * steps)
+
+
+def test_as_many_calls_of_ddim_are_found_between_those_known(mixture):
+    bind = bound(mixture, 1.0, None, 512, lambda images: None)
+    curve = _Curve(mixture, Teacher(mixture, bind, 128).taught(range(64)))
+    own = curve.typical(mixture.plan(24), ddim.DDIM())
+    assert curve.calls_for(5, own) == pytest.approx(24, abs=1.5)
+    assert list(curve.known) == [4, 8, 16, 32]
+    assert curve.calls_for(24, own) == pytest.approx(24, abs=1.5)
+    assert curve.calls_for(24, 10 * own) == 24
+    assert curve.calls_for(5, 0.0) is None
+    assert max(curve.known) == curve.most == 256
+
+
 def test_a_teacher_of_many_numbers_keeps_fewer_states(mixture, monkeypatch):
     bind = bound(mixture, 1.0, None, 16, lambda images: None)
     whole = Teacher(mixture, bind, 64).taught(range(16))
@@ -190,11 +233,12 @@ def test_a_teacher_of_many_numbers_keeps_fewer_states(mixture, monkeypatch):
     torch.testing.assert_close(few.states, whole.states[kept])
 
 
-def test_a_finer_teacher_is_taken_where_the_tolerance_asks_for_it(mixture):
+def test_a_finer_teacher_is_taken_where_the_tolerance_asks_for_it(mixture, monkeypatch):
+    monkeypatch.setattr(ddim.teacher, "_FIRST", 8)
     bind = bound(mixture, 1.0, None, 16, lambda images: None)
-    loose, strict = (Teacher.of(mixture, bind, 0, tolerance) for tolerance in (1.0, 1e-4))
-    assert len(loose.plan) < len(strict.plan)
-    assert strict.change <= 1e-4 < loose.change
+    loose, strict = (Teacher.of(mixture, bind, 0, tolerance) for tolerance in (1.0, 1e-3))
+    assert loose.steps == 8 < strict.steps
+    assert strict.change <= 1e-3 < loose.change
 
 
 def by_hand(model, folder, **options):

@@ -17,13 +17,13 @@ SHOWN = 12
 
 
 @torch.no_grad()
-def compared(model: Model, recipes: Sequence[Recipe], batch_size: int = 64) -> tuple[Image, str]:
+def compared(model: Model, recipes: Sequence[Recipe]) -> tuple[Image, str]:
     """The teacher's images of the first judging seeds, and three rows for each recipe.
 
     Returns the picture and what its rows are. All recipes are of one `tune`.
     """
     first, options = recipes[0], recipes[0].report["options"]
-    bind = bound(model, first.guidance, first.clip, batch_size, lambda images: None)
+    bind = bound(model, first.guidance, first.clip, SHOWN, lambda images: None)
     begin = options["first_seed"] + options["fit"] + options["choose"]
     seeds = range(begin, begin + min(SHOWN, options["judge"]))
     judge = Teacher(model, bind, first.report["teacher"]["steps"]).taught(seeds, whole=False)

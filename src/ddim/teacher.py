@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddim.model import Model
-from ddim.noise import Seeded
+from ddim.noise import Seeded, undrawn
 from ddim.plans import Plan
 from ddim.process import Denoiser, Level, Prediction
 from ddim.sampling import Tick, sample, ticking, trace
-from ddim.solvers import Solver, UniPC
+from ddim.solvers import IPNDM, Solver
 
-SOLVER = UniPC(order=3)
+SOLVER = IPNDM(order=4)
 FINEST = 512
 _FIRST = 64
 _SOME = 8
 _ROOM = 2**30
 
-Bind = Callable[[int], Denoiser]
-"""A denoiser for so many images."""
+Bind = Callable[..., Denoiser]
+"""(count, copies=1) to a denoiser for so many images, so many times over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +82,36 @@ class Taught:
         """What a solver makes of the same noise."""
         return sample(self.denoiser, self.start, plan, solver)
 
+    def abreast(self, plan: Plan, solvers: Sequence[Solver]) -> list[Tensor]:
+        """What each of some solvers makes of it, in common network calls, one an interval."""
+        runs = [solver(self.start, plan, undrawn) for solver in solvers]
+        denoiser, states = self.bind(len(self), len(runs)), [next(run)[0] for run in runs]
+        ends = list[Tensor]()
+        for k, level in enumerate(plan[:-1]):
+            p = denoiser(torch.cat(states), level)
+            fields = (field.chunk(len(runs)) for field in (p.x, p.x0, p.eps))
+            answers = [Prediction(*each) for each in zip(*fields, strict=True)]
+            if k < len(plan) - 2:
+                states = [run.send(each)[0] for run, each in zip(runs, answers, strict=True)]
+                continue
+            for run, each in zip(runs, answers, strict=True):
+                try:
+                    run.send(each)
+                except StopIteration as end:
+                    ends.append(end.value)
+        return ends
+
     def far(self, images: Tensor) -> Tensor:
         """(B,) each image's root mean square distance from the teacher's."""
         return (images - self.end).flatten(1).square().mean(1).sqrt().cpu().double()
 
-    def error(self, plan: Plan, solver: Solver) -> float:
-        """The root mean square of a solver's distances."""
-        return float(self.far(self.reached(plan, solver)).square().mean().sqrt())
+    def error(self, images: Tensor) -> float:
+        """The root mean square of their distances."""
+        return float(self.far(images).square().mean().sqrt())
 
-    def typical(self, plan: Plan, solver: Solver) -> float:
+    def typical(self, images: Tensor) -> float:
         """Their mean, on which the few images that went to another mode weigh less."""
-        return float(self.far(self.reached(plan, solver)).mean())
+        return float(self.far(images).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +129,12 @@ class Teacher:
 
     @cached_property
     def plan(self) -> Plan:
-        """Levels even in t and levels even in log-ratio, about as many of each."""
-        half = min(max(2, self.steps // 2), self.model.schedule.T)
-        laid = (self.model.plan(half, spacing) for spacing in ("uniform", "log_snr"))
-        times = {float(level.t) for levels in laid for level in levels}
-        return self.model.plan(sorted(times, reverse=True))
+        """Levels at whole t, three parts of their density even in t and one in log-ratio."""
+        schedule = self.model.schedule
+        times, logs = np.arange(1, schedule.top + 1), np.array(schedule.log_ratio)
+        places = 0.75 * _share(times) + 0.25 * _share(logs)
+        chosen = np.interp(np.linspace(0, 1, self.steps), places, times).round()
+        return self.model.plan(sorted({0.0, *chosen.tolist(), float(schedule.T)}, reverse=True))
 
     @classmethod
     def of(cls, model: Model, bind: Bind, first_seed: int, tolerance: float) -> Teacher:
@@ -154,16 +175,20 @@ class Teacher:
         raise RuntimeError(f"{SOLVER} asks more than once an interval")
 
 
+def _share(rising: np.ndarray) -> np.ndarray:
+    return (rising - rising[0]) / max(rising[-1] - rising[0], 1e-12)
+
+
 def bound(model: Model, guidance: float, clip: float | None, batch_size: int, tick: Tick) -> Bind:
     """A model's denoiser for any number of images, a batch at a time, with its classes in turn."""
     null = model.notes.get("null_label")
     classes = [c for c in range(model.classes or 0) if c != null]
 
-    def bind(count: int) -> Denoiser:
-        edges = [*range(0, count, batch_size), count]
+    def bind(count: int, copies: int = 1) -> Denoiser:
+        edges = [*range(0, count * copies, batch_size), count * copies]
         parts = [
             model.denoiser(
-                [classes[i % len(classes)] for i in range(a, b)] if classes else None,
+                [classes[i % count % len(classes)] for i in range(a, b)] if classes else None,
                 clip,
                 guidance,
             )

@@ -25,10 +25,13 @@ from ddim.plans import SPACINGS, Plan
 from ddim.recipes import Recipe
 from ddim.rows import Fitted
 from ddim.sampling import Tick
+from ddim.solvers import Solver
 from ddim.spec import build, describe
 from ddim.teacher import SOLVER, Taught, Teacher, bound
 
 T = TypeVar("T")
+Errors = Callable[[Sequence[T], int], Sequence[float]]
+"""Those of some candidates on so many images."""
 
 BUILT_IN = (
     *("ddim:eta=0", "ipndm:order=2", "ipndm:order=3", "ipndm:order=4", "deis:order=2"),
@@ -36,11 +39,10 @@ BUILT_IN = (
 )
 BASES = ("unipc:order=2", "ipndm:order=3")
 POWERS = (1.0, 1.5, 2.0, 3.0)
-_SCREENS = (4, 12)
+_SCREENS = (4, 12, 64)
 _COMPONENTS = 16
 _SMALL = 64
 _EXACT = 0.01 * 2 / 255
-_NUMBERS = 4096
 _MOST = 256
 
 
@@ -53,22 +55,23 @@ class Tuning:
     first_seed: of the first.   tolerance: what the teacher may change, by the median image's root
     mean square, when its steps are doubled.
     guidance, clip: of the denoiser; a model with classes sees them all in turn.
+    batch_size: images a network call; None: 64 to 2048, by their size.
     """
 
     seeds: int | None = None
     held_out: int | None = None
     first_seed: int = 1_000_000
-    tolerance: float = 0.002
+    tolerance: float = 0.003
     guidance: float = 1.0
     clip: float | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     ridge: float = 1e-4
 
     def __post_init__(self) -> None:
         if not (
             (self.seeds is None or self.seeds >= 1)
             and (self.held_out is None or self.held_out >= 4)
-            and self.batch_size >= 1
+            and (self.batch_size is None or self.batch_size >= 1)
             and self.tolerance > 0
             and self.ridge >= 0
             and self.first_seed >= 0
@@ -79,8 +82,14 @@ class Tuning:
 
     def counts(self, model: Model) -> tuple[int, int]:
         """How many seeds fit, and how many choose and judge."""
-        usual = min(2048, 16_384 // math.prod(model.shape))
-        return self.seeds or max(32, usual), self.held_out or max(64, usual)
+        size = math.prod(model.shape)
+        usual = min(2048, 16_384 // size)
+        fit = usual if size < _SMALL else max(32, 4096 // size)
+        return self.seeds or fit, self.held_out or max(64, usual)
+
+    def batch(self, model: Model) -> int:
+        """Images in a network call."""
+        return self.batch_size or min(2048, max(64, 16_384 // math.prod(model.shape)))
 
     def said(self, model: Model) -> dict[str, Any]:
         """All that a recipe depends on beside the model and the number of calls."""
@@ -131,7 +140,7 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         spent[0] += images
         tick(images)
 
-    bind = bound(model, options.guidance, options.clip, options.batch_size, told)
+    bind = bound(model, options.guidance, options.clip, options.batch(model), told)
     teacher = Teacher.of(model, bind, options.first_seed, options.tolerance)
     first, seeds, held = options.first_seed, *options.counts(model)
     fit = teacher.taught(range(first, first + seeds))
@@ -149,11 +158,11 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         "options": options.said(model),
         "teaching_calls": spent[0],
     }
-    curve = _Curve(model, judge.first(max(16, held // 8)))
+    curve = _Curve(model, judge.first(max(16, held // 16)))
     for n in calls:
         before = spent[0]
         recipe = _tuned(teacher, n, (fit, choose, judge), options)
-        ddim = curve.calls_for(n, curve.judge.typical(*recipe.made(model)))
+        ddim = curve.calls_for(n, curve.typical(*recipe.made(model)))
         report = {
             **recipe.report,
             **shared,
@@ -169,10 +178,20 @@ def _tuned(
 ) -> Recipe:
     """The best fit if the guard lets it pass, or the best built-in."""
     model, (fit, choose, judge) = teacher.model, taught
+
+    def errors(ones: Sequence[tuple[str, str]], count: int) -> list[float]:
+        few, found = choose.first(count), dict[tuple[str, str], float]()
+        for spacing in dict.fromkeys(spacing for _, spacing in ones):
+            same = [one for one in ones if one[1] == spacing]
+            ends = few.abreast(model.plan(calls, spacing), [build(name) for name, _ in same])
+            found |= {one: few.error(end) for one, end in zip(same, ends, strict=True)}
+        return [found[one] for one in ones]
+
     name, spacing = _best(
         [(name, spacing) for name in BUILT_IN for spacing in SPACINGS],
-        lambda one, count: choose.first(count).error(model.plan(calls, one[1]), build(one[0])),
-        [*_SCREENS, len(choose)],
+        errors,
+        _SCREENS,
+        len(choose),
     )
     plan = model.plan(calls, spacing)
     bases = [
@@ -225,36 +244,40 @@ def _fitted(
     def learnt(one: tuple[Family, Plan], count: int) -> tuple[Tensor, float]:
         return greedy(one[0], one[0].member(one[1]), fit.first(count))
 
-    def error(one: tuple[Family, Tensor], count: int) -> float:
-        return choose.first(count).typical(*one[0].made(one[1]))
+    def errors(ones: Sequence[tuple[Family, Tensor]], count: int) -> list[float]:
+        few = choose.first(count)
+        return [few.typical(few.reached(*family.made(member))) for family, member in ones]
 
-    few = min(_SCREENS[-1], len(fit))
-    near = _nearest(tries, lambda one, count: learnt(one, count)[1], few)
+    near = _nearest(tries, lambda ones, count: [learnt(one, count)[1] for one in ones], _SCREENS[1])
     begun = [(bases[0], bases[0].member(plans[0]))]
     begun += [(one[0], learnt(one, len(fit))[0]) for one in near]
-    begun = sorted(begun, key=lambda one: error(one, len(choose)))
-    size = math.prod(fit.end.shape[1:])
-    starts, joint = (3, len(fit)) if size < _SMALL else (1, max(32, _NUMBERS // size))
+    begun = _ranked(begun, errors(begun, _SCREENS[-1]))
+    starts = 3 if math.prod(fit.end.shape[1:]) < _SMALL else 1
     better = [
-        (family, each)
-        for family, member in begun[:starts]
-        for each in refined(family, member, fit.first(joint))
+        (family, each) for family, member in begun[:starts] for each in refined(family, member, fit)
     ]
-    family, member = _best([begun[0], *better], error, [_SCREENS[-1], len(choose)])
+    family, member = _best([begun[0], *better], errors, _SCREENS[1:], len(choose))
     return family.made(member)
 
 
-def _best(candidates: Sequence[T], error: Callable[[T, int], float], counts: Sequence[int]) -> T:
+def _best(
+    candidates: Sequence[T], errors: Errors[T], screens: Sequence[int], all_of_them: int
+) -> T:
     """By successive halving: all are tried on a few images, the best quarter on more of them."""
-    for count in counts[:-1]:
-        candidates = _nearest(candidates, error, count)
-    return min(candidates, key=lambda one: error(one, counts[-1]))
+    for count in screens:
+        if count < all_of_them:
+            candidates = _nearest(candidates, errors, count)
+    return _ranked(candidates, errors(candidates, all_of_them))[0]
 
 
-def _nearest(candidates: Sequence[T], error: Callable[[T, int], float], count: int) -> list[T]:
-    """The quarter of the least error on so many images, three at least."""
-    kept = max(3, len(candidates) // 4)
-    return sorted(candidates, key=lambda one: error(one, count))[:kept]
+def _nearest(candidates: Sequence[T], errors: Errors[T], count: int) -> list[T]:
+    """The quarter of the least error on so many images, two at least."""
+    return _ranked(candidates, errors(candidates, count))[: max(2, len(candidates) // 4)]
+
+
+def _ranked(candidates: Sequence[T], errors: Sequence[float]) -> list[T]:
+    """From the least error on."""
+    return [candidates[i] for i in sorted(range(len(candidates)), key=errors.__getitem__)]
 
 
 def _laid(model: Model, calls: int) -> list[Plan]:
@@ -269,28 +292,36 @@ def _laid(model: Model, calls: int) -> list[Plan]:
 
 
 class _Curve:
-    """DDIM's typical error at more and more calls, taken when it is asked for."""
+    """DDIM's typical error at 2, 4, 8, … calls, taken when it is asked for."""
 
     def __init__(self, model: Model, judge: Taught) -> None:
         self.model, self.judge = model, judge
         self.most = min(_MOST, model.schedule.T)
         self.known: dict[int, float] = {}
 
+    def typical(self, plan: Plan, solver: Solver) -> float:
+        """The error of a solver."""
+        return self.judge.typical(self.judge.reached(plan, solver))
+
     def calls_for(self, calls: int, error: float) -> int | None:
-        """About how many DDIM needs for an error; None beyond `most`. Even in both logs."""
+        """About how many DDIM needs for an error, at least `calls`; None beyond `most`.
+
+        Even in both logs between those that are known.
+        """
+        least, calls = calls, 2 ** int(math.log2(calls))
         before = calls
         while True:
             if calls not in self.known:
-                self.known[calls] = self.judge.typical(self.model.plan(calls), build("ddim"))
+                self.known[calls] = self.typical(self.model.plan(calls), build("ddim"))
             if self.known[calls] <= error:
                 if calls == before:
-                    return calls
+                    return least
                 high, goal, low = (
                     math.log(max(each, 1e-30))
                     for each in (self.known[before], error, self.known[calls])
                 )
                 share = (high - goal) / max(high - low, 1e-30)
-                return round(before * (calls / before) ** share)
+                return max(least, round(before * (calls / before) ** share))
             if calls >= self.most:
                 return None
             before, calls = calls, min(2 * calls, self.most)

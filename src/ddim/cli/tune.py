@@ -32,7 +32,9 @@ def tune(
         float, typer.Option(help="Scale of guidance to fit for, where the model has classes.")
     ] = 1.0,
     clip: Clip = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per network call; usually 64 to 2048.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Fit what has been fitted already, too.")
     ] = False,
@@ -81,10 +83,10 @@ def tune(
             f"{options.tolerance:g}; errors below that mean little",
             file=sys.stderr,
         )
-    _look(opened, model / "recipes", made, batch_size)
+    _look(opened, model / "recipes", made)
 
 
-def _look(opened: Model, folder: Path, made: list[Recipe], batch_size: int) -> None:
+def _look(opened: Model, folder: Path, made: list[Recipe]) -> None:
     """Write the picture, and the chart where it can be drawn."""
     from importlib.util import find_spec
 
@@ -96,7 +98,7 @@ def _look(opened: Model, folder: Path, made: list[Recipe], batch_size: int) -> N
         write(folder / "tuning.svg", chart.encode())
         print(f"{folder / 'tuning.svg'}: error against calls", file=sys.stderr)
     if len(opened.shape) == 3 and opened.shape[0] in (1, 3):
-        image, rows = gains.compared(opened, made, batch_size)
+        image, rows = gains.compared(opened, made)
         pictures.write_png(image, folder / "tuning.png")
         print(f"{folder / 'tuning.png'}, rows from the top: {rows}", file=sys.stderr)
 
