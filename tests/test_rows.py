@@ -24,10 +24,11 @@ def fitted(solver, levels):
 
 
 BARE = plan(zero_terminal(linear()), 6)
+LOUD = (replace(BARE[0], noise=1.03), *BARE[1:])
 
 
 @pytest.mark.parametrize(
-    "levels", [plan(linear(), 7), plan(linear(), 9, "log_snr"), uneven(6), BARE]
+    "levels", [plan(linear(), 7), plan(linear(), 9, "log_snr"), uneven(6), BARE, LOUD]
 )
 @pytest.mark.parametrize("spec", LINEAR)
 def test_the_rows_of_a_solver_are_the_solver(spec, levels):

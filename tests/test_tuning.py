@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import numpy
@@ -10,14 +11,14 @@ import torch
 
 import ddim
 from ddim.exact import Mixture
-from ddim.families import Family, greedy, refined
+from ddim.families import Family, _kept_apart, greedy, refined
 from ddim.latents import fingerprint
 from ddim.noise import Seeded
 from ddim.recipes import load_recipe, recipe_from, save_recipe
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine, linear, zero_terminal
 from ddim.teacher import Teacher, bound
-from ddim.tuning import BUILT_IN, Tuning, _Curve, stands, tune
+from ddim.tuning import BUILT_IN, Tuning, _Curve, _passes, _ranked, stands, tune
 from tiny import ExactNet, tiny_model
 
 OPTIONS = Tuning(batch_size=4096)
@@ -25,6 +26,13 @@ OPTIONS = Tuning(batch_size=4096)
 
 def exact_model(data, shape):
     return ddim.Model(ExactNet(data, linear()), linear(), "eps", shape)
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """A teacher of few steps, for tests of what is done with it."""
+    monkeypatch.setattr(ddim.teacher, "_FIRST", 8)
+    monkeypatch.setattr(ddim.teacher, "FINEST", 8)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +191,7 @@ def test_the_teacher_is_linear_in_y_between_its_levels(mixture):
 
 
 def test_solvers_go_abreast_as_they_go_alone(mixture):
-    """Five images of three classes, so that copies do not begin at the first class."""
+    """Five images of three classes, so that the copies of a seed keep its class."""
     for model in (mixture, tiny_model(classes=3)):
         bind = bound(model, 1.0, None, 7, lambda images: None)
         taught = Teacher(model, bind, 8).taught(range(5))
@@ -195,20 +203,87 @@ def test_solvers_go_abreast_as_they_go_alone(mixture):
         assert taught.error(ends[0]) == pytest.approx(taught.far(ends[0]).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("schedule", [linear(), cosine(), zero_terminal(linear()), linear(T=50)])
+@pytest.mark.parametrize("schedule", [linear(), cosine(), zero_terminal(linear()), linear(20)])
 def test_the_levels_of_the_teacher_are_dense_in_t_and_in_log_ratio(schedule):
     model = ddim.Model(torch.nn.Identity(), schedule, "v", (4,))
     plan = Teacher(model, None, 64).plan
-    times = [level.t for level in plan]
-    assert times[0] == schedule.T
-    assert times[-2:] == [1, 0]
-    assert len(times) <= 66
-    logs, steps = schedule.log_ratio, 64 - 1
-    for above, below in itertools.pairwise(int(t) for t in times[:-1] if t <= schedule.top):
-        if above - below > 1:
-            assert above - below <= (schedule.top - 1) / (0.75 * steps) + 1
-            here = logs[above - 2] - logs[below]
-            assert here <= (logs[-1] - logs[0]) / (0.25 * steps)
+    assert plan[0].t == schedule.T
+    assert [level.t for level in plan[-2:]] == [1, 0]
+    inner = [level for level in plan if 1 <= level.t <= schedule.top]
+    assert len(inner) == 64
+    lowest, highest = schedule.log_ratio[0], schedule.log_ratio[-1]
+    gaps = [above.t - below.t for above, below in itertools.pairwise(inner)]
+    for k, (above, below) in enumerate(itertools.pairwise(inner)):
+        share = math.log(above.ratio / below.ratio) / (highest - lowest)
+        if gaps[k] < 1:
+            step = 0.75 * gaps[k] / (schedule.top - 1) + 0.25 * share
+            assert step == pytest.approx(1 / 63, rel=0.1)
+        else:
+            assert gaps[k] <= (schedule.top - 1) / 63 / 0.75 + 1
+        if min(gaps[k - 1 : k + 1], default=0) > 1:
+            assert above.t == int(above.t)
+
+
+def test_a_few_seeds_have_classes_far_apart():
+    model, seen = tiny_model(classes=101), []
+    model = replace(model, notes={**model.notes, "null_label": 100})
+
+    class Spy:
+        shape, notes, classes = model.shape, model.notes, model.classes
+
+        def denoiser(self, labels, clip, guidance):
+            seen.append(labels)
+
+    bind = bound(Spy(), 1.0, None, 4, lambda images: None)
+    bind(range(7, 15))
+    labels = [label for batch in seen for label in batch]
+    assert [len(batch) for batch in seen] == [4, 4]
+    among = sorted(labels)
+    assert max(b - a for a, b in itertools.pairwise([*among, among[0] + 100])) < 30
+    seen.clear()
+    bind([9, 9])
+    assert seen == [[labels[2]] * 2]
+    seen.clear()
+    bind(range(100))
+    assert {label for batch in seen for label in batch} == set(range(100))
+
+
+def test_a_network_that_answers_nonsense_cannot_teach(mixture):
+    class Broken(torch.nn.Module):
+        def forward(self, x, t):
+            return x * math.nan if t.flatten()[0] < 300 else x
+
+    model = replace(mixture, net=Broken())
+    with pytest.raises(ValueError, match="not finite, so it cannot teach"):
+        tune(model, [4], Tuning(seeds=4, held_out=4))
+
+
+def test_a_candidate_that_is_not_finite_comes_last():
+    assert _ranked("abcd", [3.0, math.nan, 1.0, math.inf]) == ["c", "a", "b", "d"]
+
+
+def test_what_the_teacher_itself_is_unsure_of_is_not_fitted():
+    flat = {"rmse": 0.01, "mean": 0.01, "sw2": 0.01, "fd": 0.01}
+    better = {key: value / 2 for key, value in flat.items()}
+    teacher = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    assert _passes(better, flat, teacher, 0.004)
+    assert not _passes(better, flat, teacher, 0.006)
+    for key in ("rmse", "sw2", "fd"):
+        assert not _passes({**better, key: 1.0}, flat, teacher, 0.0)
+
+
+def test_levels_stay_in_order_however_far_they_are_moved(mixture):
+    for schedule in (linear(), zero_terminal(linear())):
+        model = ddim.Model(torch.nn.Identity(), schedule, "v", (4,))
+        family = Family(schedule, Teacher(model, None, 64).plan, ddim.UniPC(), 5)
+        member = family.member(model.plan(5))
+        member[:4] = torch.tensor([61.0, 61.5, 62.2, 62.9]) + family.first
+        for push in (0.9, 5.0, -70.0):
+            step = torch.zeros_like(member)
+            step[:4] = push
+            moved = member + _kept_apart(family, member, step)
+            assert (moved[:4].diff() > 0).all()
+            family.rows(moved, family.plan(moved))
 
 
 def test_as_many_calls_of_ddim_are_found_between_those_known(mixture):
@@ -228,7 +303,7 @@ def test_a_teacher_of_many_numbers_keeps_fewer_states(mixture, monkeypatch):
     whole = Teacher(mixture, bind, 64).taught(range(16))
     monkeypatch.setattr(ddim.teacher, "_ROOM", whole.states.nbytes // 3)
     few = Teacher(mixture, bind, 64).taught(range(16))
-    assert len(whole.states) / 4 < len(few.states) <= len(whole.states) / 3 + 2
+    assert len(whole.states) / 4 < len(few.states) <= len(whole.states) / 3 + 3
     kept = [whole.levels.index(level) for level in few.levels]
     torch.testing.assert_close(few.states, whole.states[kept])
 
@@ -253,7 +328,7 @@ def by_hand(model, folder, **options):
     return recipe
 
 
-def test_labels_and_guidance_have_recipes_of_their_own(run, tmp_path):
+def test_labels_and_guidance_have_recipes_of_their_own(run, tmp_path, coarse):
     model, folder = tiny_model(classes=3), tmp_path / "m"
     model = replace(model, schedule=linear(20), notes={**model.notes, "null_label": 2})
     ddim.save(model, folder)
@@ -282,6 +357,44 @@ def test_a_stale_recipe_is_left_out_unless_it_is_asked_for(run, tmp_path):
     status, _, err = run("sample", folder, "--calls", "3", *images)
     assert status == 2
     assert "other weights" in err
+
+
+def test_a_broken_recipe_is_left_out_unless_it_is_asked_for(run, tmp_path):
+    folder = tmp_path / "m"
+    ddim.save(tiny_model(), folder)
+    by_hand(tiny_model(), folder)
+    (folder / "recipes" / "calls-3.json").write_text("{")
+    images = ("--seeds", "0", "-o", "a.npz")
+    status, _, err = run("sample", folder, "--steps", "3", *images)
+    assert status == 0
+    assert "without" in err
+    status, _, err = run("sample", folder, "--calls", "3", *images)
+    assert status == 2
+    assert "fit it anew with ddim tune" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--calls", "3", "--spacing", "trailing"), "leave --spacing and --negative out"),
+        (("--steps", "0"), "steps=0"),
+    ],
+)
+def test_what_a_recipe_leaves_no_room_for_is_refused(run, tmp_path, words, says):
+    folder = tmp_path / "m"
+    ddim.save(tiny_model(), folder)
+    by_hand(tiny_model(), folder)
+    status, _, err = run("sample", folder, *words, "--seeds", "0", "-o", "a.npz")
+    assert status == 2
+    assert says in err
+
+
+def test_a_model_that_is_no_folder_has_no_recipes(run, tmp_path):
+    with pytest.raises(ValueError, match="make one with ddim import"):
+        ddim.find_recipe(tmp_path / "model.ckpt", 3)
+    status, _, err = run("tune", tmp_path / "model.ckpt", "--calls", "3")
+    assert status == 2
+    assert "no folder" in err
 
 
 def test_evaluation_knows_recipes(run, tmp_path):
@@ -347,7 +460,7 @@ def test_a_scheduler_of_diffusers_steps_by_a_recipe(tmp_path):
         scheduler.set_timesteps(4)
 
 
-def test_an_interrupted_tune_goes_on(run, tmp_path):
+def test_an_interrupted_tune_goes_on(run, tmp_path, coarse):
     folder = tmp_path / "m"
     model = replace(tiny_model(), schedule=linear(20))
     ddim.save(model, folder)
@@ -361,14 +474,25 @@ def test_an_interrupted_tune_goes_on(run, tmp_path):
     status, out, err = run(*words, "2,3")
     assert out.count("(as it was)") == 2
     assert "taught by" not in err
+    pictures = [folder / "recipes" / name for name in ("tuning.png", "tuning.svg")]
+    whole = pictures[0].read_bytes()
+    pictures[0].unlink()
+    assert run(*words, "3,2")[0] == 0
+    assert pictures[0].read_bytes() == whole
+    before = (folder / "recipes" / "calls-2.json").read_bytes()
+    status, _, err = run("tune", folder, "--seeds", "3", "--held-out", "4", "--calls", "4,2")
+    assert status == 2
+    assert "calls-2.json was fitted with other options" in err
+    assert (folder / "recipes" / "calls-2.json").read_bytes() == before
     assert "(as it was)" not in run(*words, "2", "--again")[1]
     recipe, options = ddim.find_recipe(folder, 2), Tuning(seeds=2, held_out=4)
     assert stands(recipe, model, options)
     assert not stands(recipe, model, replace(options, seeds=3))
+    assert not stands(recipe, model, replace(options, clip=1.0))
     assert not stands(recipe, tiny_model(), options)
 
 
-def test_tune_and_sample_by_the_recipe(run, tmp_path):
+def test_tune_and_sample_by_the_recipe(run, tmp_path, coarse):
     model = tmp_path / "model"
     ddim.save(replace(tiny_model(), schedule=linear(20)), model)
     status, out, err = run("tune", model, "--calls", "3", "--seeds", "3", "--held-out", "4")

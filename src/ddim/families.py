@@ -144,7 +144,7 @@ def _weighed(row: Sequence[float], features: Sequence[Tensor]) -> Tensor:
 def _flat(x: Tensor) -> Tensor:
     """Its numbers, of large images evenly some, float64 on the CPU, where systems are solved."""
     rows = x.flatten(1)
-    return rows[:, :: -(-rows.shape[1] // _NUMBERS)].flatten().cpu().double()
+    return rows[:, :: -(-rows.shape[1] // _NUMBERS) | 1].flatten().cpu().double()
 
 
 def _upto(run: _Run, i: int, state: Tensor) -> _Run:
@@ -235,6 +235,9 @@ def _descent(
             run = _gone(taught.denoiser, plan, family.rows(tried, plan), _start(taught))
             now = _flat(run.states[-1] - taught.end)
             after = float((weight * now).square().mean())
+            if not math.isfinite(after):
+                damping *= 4
+                continue
             moved, scale = step[free], normal.diag() + 1e-14
             along = now - left - jacobian @ moved
             jacobian = jacobian + torch.outer(along, scale * moved) / max(
@@ -279,7 +282,9 @@ def _kept_apart(family: Family, member: Tensor, step: Tensor) -> Tensor:
     closing = -torch.cat([edge, step[:levels], edge]).diff()
     share = min([1.0, *(float(0.6 * g / c) for g, c in zip(gaps, closing, strict=True) if c > 0)])
     step = share * step
-    step[:levels] = step[:levels].clamp(family.first - member[:levels], last - member[:levels])
+    room = min(0.05, (last - family.first) / (2 * max(levels, 1))) * torch.arange(levels)
+    moved = torch.maximum(member[:levels] + step[:levels], family.first + room)
+    step[:levels] = torch.minimum(moved, last - room.flip(0)) - member[:levels]
     return step
 
 

@@ -110,6 +110,11 @@ def find_recipe(
 ) -> Recipe:
     """The recipe in a model's folder. Raises ValueError if there is none, or as `load_recipe`."""
     path = folder / "recipes" / recipe_name(calls, guidance, clip)
+    if not folder.is_dir():
+        raise ValueError(
+            f"recipes are in a model's folder, and {folder} is none; make one with ddim import, "
+            "and its recipe with ddim tune"
+        )
     if not path.is_file():
         more = "" if guidance == 1 else f" --guidance {guidance:g}"
         more += "" if clip is None else f" --clip {clip:g}"
@@ -125,7 +130,11 @@ def load_recipe(path: Path) -> Recipe:
     Raises ValueError, one sentence, for another format, an edited entry, or numbers that are not
     finite.
     """
-    return recipe_from(read_json(path), str(path))
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; fit it anew with ddim tune") from error
+    return recipe_from(content, str(path))
 
 
 def recipe_from(content: Mapping[str, Any], where: str = "this") -> Recipe:

@@ -121,13 +121,13 @@ def rows_of(solver: Solver, plan: Plan) -> Rows:
     found: list[tuple[float, ...]] = []
     for k, (now, after) in enumerate(pairwise(states)):
         if bare and k == 0:
-            found.append((float(after[1]), float(after[0])))
+            found.append((float(after[1]), float(after[0] * plan[0].noise)))
             continue
         t, mark = plan[k], int(bare)
         a = float(after[mark] / now[mark] * t.signal)
         rest = after - a / t.signal * now
         rest[k + 1] += a * t.noise / t.signal
         if bare:
-            rest[1] = rest[0]
+            rest[1] = rest[0] * plan[0].noise
         found.append((a, *rest[1 : k + 2].flip(0).tolist()))
     return tuple(found)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import gcd
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ _FIRST = 64
 _SOME = 8
 _ROOM = 2**30
 
-Bind = Callable[..., Denoiser]
-"""(count, copies=1) to a denoiser for so many images, so many times over."""
+Bind = Callable[[Sequence[int]], Denoiser]
+"""The seeds of images to a denoiser for them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """Some seeds: a denoiser for them, and the states (len(levels), B, ...) of the teacher's run.
+    """Some seeds, and the states (len(levels), B, ...) of the teacher's run on them.
 
     levels: from the noise to the end; the run had all of them or more.
     """
@@ -39,9 +40,10 @@ class Taught:
     bind: Bind
     levels: Plan
     states: Tensor
+    seeds: range
 
     def __len__(self) -> int:
-        return self.states.shape[1]
+        return len(self.seeds)
 
     @property
     def start(self) -> Tensor:
@@ -56,11 +58,11 @@ class Taught:
     @property
     def denoiser(self) -> Denoiser:
         """For all of them at once."""
-        return self.bind(len(self))
+        return self.bind(self.seeds)
 
     def first(self, count: int) -> Taught:
         """Some of them."""
-        return Taught(self.bind, self.levels, self.states[:, :count])
+        return Taught(self.bind, self.levels, self.states[:, :count], self.seeds[:count])
 
     def at(self, level: Level) -> Tensor:
         """(B, ...) where the flow is at a level: linear in y = x/signal between those there are.
@@ -85,8 +87,8 @@ class Taught:
     def abreast(self, plan: Plan, solvers: Sequence[Solver]) -> list[Tensor]:
         """What each of some solvers makes of it, in common network calls, one an interval."""
         runs = [solver(self.start, plan, undrawn) for solver in solvers]
-        denoiser, states = self.bind(len(self), len(runs)), [next(run)[0] for run in runs]
-        ends = list[Tensor]()
+        denoiser = self.bind([*self.seeds] * len(runs))
+        states, ends = [next(run)[0] for run in runs], list[Tensor]()
         for k, level in enumerate(plan[:-1]):
             p = denoiser(torch.cat(states), level)
             fields = (field.chunk(len(runs)) for field in (p.x, p.x0, p.eps))
@@ -118,8 +120,7 @@ class Taught:
 class Teacher:
     """A model's flow in steps so small that halving them changes the end by `change`.
 
-    steps: about so many.   change: root mean square over an image, the median of eight; None where
-    T leaves no room.
+    steps: so many.   change: root mean square over an image, the median of eight.
     """
 
     model: Model
@@ -129,50 +130,59 @@ class Teacher:
 
     @cached_property
     def plan(self) -> Plan:
-        """Levels at whole t, three parts of their density even in t and one in log-ratio."""
+        """Three parts of its levels' density even in t and one in log-ratio.
+
+        They are at whole t where they are more than 1 apart.
+        """
         schedule = self.model.schedule
         times, logs = np.arange(1, schedule.top + 1), np.array(schedule.log_ratio)
         places = 0.75 * _share(times) + 0.25 * _share(logs)
-        chosen = np.interp(np.linspace(0, 1, self.steps), places, times).round()
-        return self.model.plan(sorted({0.0, *chosen.tolist(), float(schedule.T)}, reverse=True))
+        laid = np.interp(np.linspace(0, 1, self.steps), places, times)
+        gaps = np.diff(laid, prepend=-np.inf, append=np.inf)
+        laid = np.where(np.minimum(gaps[:-1], gaps[1:]) > 1, laid.round(), laid)
+        return self.model.plan(sorted({0.0, *laid.tolist(), float(schedule.T)}, reverse=True))
 
     @classmethod
     def of(cls, model: Model, bind: Bind, first_seed: int, tolerance: float) -> Teacher:
-        """With as many steps as the tolerance asks for, of 64, 128, … `FINEST`, or T if less."""
+        """With as many steps as the tolerance asks for, of 64, 128, … `FINEST`."""
         some = range(first_seed, first_seed + _SOME)
-        steps = _FIRST
-        teacher = cls(model, bind, steps)
+        teacher = cls(model, bind, _FIRST)
         end = teacher.taught(some, whole=False).end
         while True:
-            finer = cls(model, bind, 2 * steps)
-            if len(finer.plan) <= len(teacher.plan):
-                return teacher
+            finer = cls(model, bind, 2 * teacher.steps)
             now = finer.taught(some, whole=False).end
             change = float((now - end).flatten(1).square().mean(1).sqrt().median())
             if change <= tolerance or finer.steps > FINEST:
-                return cls(model, bind, steps, change)
-            steps, teacher, end = finer.steps, finer, now
+                return cls(model, bind, teacher.steps, change)
+            teacher, end = finer, now
 
     def taught(self, seeds: range, *, whole: bool = True) -> Taught:
-        """Run it; whole: keep states on the way, of as many levels as a GiB has room for."""
+        """Run it; whole: keep states on the way, of as many levels as a GiB has room for.
+
+        Raises ValueError where the network's answers lead to numbers that are not finite.
+        """
         weight = next(self.model.net.parameters(), torch.zeros(()))
         start = Seeded(list(seeds)).start(self.model.shape, weight.device)
         steps = len(self.plan) - 1
         stride = max(1, math.ceil(steps * start.numel() * 4 / _ROOM)) if whole else steps
-        states = list[Tensor]()
-        run = trace(self.bind(len(start)), start, self.plan, SOLVER)
-        for k in range(steps + 1):
-            try:
-                state = next(run)[1].x
-            except StopIteration as end:
-                return Taught(
-                    self.bind,
-                    (*self.plan[:-1:stride], self.plan[-1]),
-                    torch.stack([*states, end.value]),
-                )
-            if k % stride == 0:
-                states.append(state)
-        raise RuntimeError(f"{SOLVER} asks more than once an interval")
+        kept = [*(k for k in range(steps) if k < 2 or k % stride == 0), steps]
+        states = start.new_empty(len(kept), *start.shape)
+        run, row = trace(self.bind(seeds), start, self.plan, SOLVER), 0
+        for k in range(steps):
+            state = next(run)[1].x
+            if k == kept[row]:
+                states[row] = state
+                row += 1
+        try:
+            next(run)
+        except StopIteration as end:
+            states[-1] = end.value
+        if not states[-1].isfinite().all():
+            raise ValueError(
+                f"the network leads seeds {seeds[0]}..{seeds[-1]} to numbers that are not finite, "
+                "so it cannot teach; look at its samples, or load its weights in float32"
+            )
+        return Taught(self.bind, tuple(self.plan[k] for k in kept), states, seeds)
 
 
 def _share(rising: np.ndarray) -> np.ndarray:
@@ -180,15 +190,20 @@ def _share(rising: np.ndarray) -> np.ndarray:
 
 
 def bound(model: Model, guidance: float, clip: float | None, batch_size: int, tick: Tick) -> Bind:
-    """A model's denoiser for any number of images, a batch at a time, with its classes in turn."""
+    """A model's denoiser for images of any seeds, a batch at a time; a seed says the class.
+
+    A few seeds in a row have classes far apart.
+    """
     null = model.notes.get("null_label")
     classes = [c for c in range(model.classes or 0) if c != null]
+    count = len(classes)
+    stride = next(k for k in range(max(1, round(0.618 * count)), count + 2) if gcd(k, count) == 1)
 
-    def bind(count: int, copies: int = 1) -> Denoiser:
-        edges = [*range(0, count * copies, batch_size), count * copies]
+    def bind(seeds: Sequence[int]) -> Denoiser:
+        edges = [*range(0, len(seeds), batch_size), len(seeds)]
         parts = [
             model.denoiser(
-                [classes[i % count % len(classes)] for i in range(a, b)] if classes else None,
+                [classes[stride * seed % count] for seed in seeds[a:b]] if classes else None,
                 clip,
                 guidance,
             )

@@ -19,7 +19,7 @@ from ddim import __version__
 from ddim.data import shrunk
 from ddim.families import Family, greedy, refined
 from ddim.latents import fingerprint
-from ddim.metrics import Moments, frechet, sliced_w2
+from ddim.metrics import frechet, sliced_w2
 from ddim.model import Model
 from ddim.plans import SPACINGS, Plan
 from ddim.recipes import Recipe
@@ -54,7 +54,7 @@ class Tuning:
     choose among fits, and as many again that judge the choice; None: 64 to 2048.
     first_seed: of the first.   tolerance: what the teacher may change, by the median image's root
     mean square, when its steps are doubled.
-    guidance, clip: of the denoiser; a model with classes sees them all in turn.
+    guidance, clip: of the denoiser; where the model has classes, the seed of an image says its.
     batch_size: images a network call; None: 64 to 2048, by their size.
     """
 
@@ -107,8 +107,10 @@ class Tuning:
 
 def stands(recipe: Recipe, model: Model, options: Tuning) -> bool:
     """Whether a recipe is of this model and these options, so that `tune` would make it again."""
-    return recipe.model == fingerprint(model) and recipe.report.get("options") == options.said(
-        model
+    return (
+        recipe.model == fingerprint(model)
+        and (recipe.guidance, recipe.clip) == (options.guidance, options.clip)
+        and recipe.report.get("options") == options.said(model)
     )
 
 
@@ -120,7 +122,8 @@ def tune(
 ) -> list[Recipe]:
     """A recipe for each number of network calls.
 
-    Raises ValueError for a number below 2 or above T.
+    Raises ValueError for a number below 2 or above T, and where the network's answers are not
+    finite.
     """
     return list(one_by_one(model, calls, options, tick))
 
@@ -130,6 +133,8 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
     """As `tune`, each recipe as soon as it is found."""
     if bad := [n for n in calls if not 2 <= n <= model.schedule.T]:
         raise ValueError(f"calls={bad[0]}; choose 2..{model.schedule.T}")
+    if model.schedule.top < 2:
+        raise ValueError(f"T={model.schedule.T} leaves no levels to choose; train with a larger T")
     if not calls:
         raise ValueError("no number of network calls is given; give such as 5, 10, 20")
     if options.guidance != 1 and not model.classes:
@@ -158,17 +163,18 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         "options": options.said(model),
         "teaching_calls": spent[0],
     }
-    curve = _Curve(model, judge.first(max(16, held // 16)))
+    curve = _Curve(model, judge.first(max(32, held // 16)))
     for n in calls:
         before = spent[0]
         recipe = _tuned(teacher, n, (fit, choose, judge), options)
+        fitting = spent[0] - before
         ddim = curve.calls_for(n, curve.typical(*recipe.made(model)))
         report = {
             **recipe.report,
             **shared,
             "ddim_calls": ddim,
             "ddim_most": curve.most,
-            "network_calls": spent[0] - before,
+            "network_calls": fitting,
         }
         yield replace(recipe, report=report)
 
@@ -201,7 +207,7 @@ def _tuned(
     fitted_plan, fitted = _fitted(bases, [plan, *_laid(model, calls)], fit, choose)
     rivals = [(plan, build(name)), (fitted_plan, fitted), (model.plan(calls), build("ddim"))]
     measured = [figures(judge.reached(*each), judge.end) for each in rivals]
-    kept = _passes(measured[1], measured[0], judge.end)
+    kept = _passes(measured[1], measured[0], judge.end, teacher.change or 0.0)
     return Recipe(
         calls,
         tuple(float(level.t) for level in (fitted_plan if kept else plan)),
@@ -218,12 +224,17 @@ def _tuned(
     )
 
 
-def _passes(fit: dict[str, float], built_in: dict[str, float], teacher: Tensor) -> bool:
+def _passes(
+    fit: dict[str, float], built_in: dict[str, float], teacher: Tensor, change: float
+) -> bool:
     """Whether a fit is as near as the built-in, image by image and as a set.
 
-    Where the built-in is exact, to a hundredth of a step of 8 bits, no fit is wanted. Sets nearer
-    than a hundredth of what two halves of the teacher's images differ by are alike.
+    Where the built-in is exact to a hundredth of a step of 8 bits, or typically to twice what
+    a finer teacher would change, no fit is wanted. Sets nearer than a hundredth of what two halves
+    of the teacher's images differ by are alike.
     """
+    if built_in["mean"] < 2 * change:
+        return False
     half = len(teacher) // 2
     alike = figures(teacher[:half], teacher[half : 2 * half])
     return max(fit["rmse"], _EXACT) <= built_in["rmse"] and all(
@@ -276,8 +287,9 @@ def _nearest(candidates: Sequence[T], errors: Errors[T], count: int) -> list[T]:
 
 
 def _ranked(candidates: Sequence[T], errors: Sequence[float]) -> list[T]:
-    """From the least error on."""
-    return [candidates[i] for i in sorted(range(len(candidates)), key=errors.__getitem__)]
+    """From the least error on; what is not finite comes last."""
+    known = [error if math.isfinite(error) else math.inf for error in errors]
+    return [candidates[i] for i in sorted(range(len(candidates)), key=known.__getitem__)]
 
 
 def _laid(model: Model, calls: int) -> list[Plan]:
@@ -334,17 +346,15 @@ def figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
     to another mode weigh less.   sw2: sliced W2.   fd: Fréchet distance in the first principal
     components of the teacher's images.
     """
-    scatter = Moments.of(_small(teacher)).scatter
-    axes = torch.linalg.eigh(scatter).eigenvectors[
-        :, -min(_COMPONENTS, max(1, len(teacher) // 4)) :
-    ]
-    rows = [_small(images) @ axes for images in (end, teacher)]
+    rows, own = _small(end), _small(teacher)
+    count = min(_COMPONENTS, max(1, len(own) // 4))
+    axes = torch.linalg.svd(own - own.mean(0), full_matrices=False).Vh[:count].T
     far = (end - teacher).flatten(1).square().mean(1)
     return {
         "rmse": float(far.mean().sqrt()),
         "mean": float(far.sqrt().mean()),
-        "sw2": sliced_w2(end, teacher),
-        "fd": frechet(*rows),
+        "sw2": sliced_w2(rows, own),
+        "fd": frechet(rows @ axes, own @ axes),
     }
 
 

@@ -118,7 +118,12 @@ def sample(
         only_one(calls=calls, steps=steps, times=times)
         tuned = None
         if all(value is None for value in (solver, spacing, times, negative)):
-            tuned = _tuned(model, opened, calls, steps or 20, guidance, clip)
+            tuned = _tuned(model, opened, calls, 20 if steps is None else steps, guidance, clip)
+        elif calls is not None and solver is None:
+            raise ValueError(
+                "--calls takes the recipe of ddim tune; leave --spacing and --negative out, or "
+                "name a --solver"
+            )
         if tuned is not None:
             plan, method = tuned
         else:
@@ -147,9 +152,8 @@ def _tuned(
     path = folder / "recipes" / recipe_name(calls or steps, guidance, clip)
     if calls is None and not path.is_file():
         return None
-    recipe = ddim.find_recipe(folder, calls or steps, guidance, clip)
     try:
-        made = recipe.made(model)
+        made = ddim.find_recipe(folder, calls or steps, guidance, clip).made(model)
     except ValueError as error:
         if calls is not None:
             raise

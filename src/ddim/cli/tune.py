@@ -36,32 +36,42 @@ def tune(
         int | None, typer.Option(min=1, help="Images per network call; usually 64 to 2048.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Fit what has been fitted already, too.")
+        bool, typer.Option("--again", help="Fit anew what has been fitted already.")
     ] = False,
     device: Device = "auto",
 ) -> None:
     """Fit a solver to the model for each number of network calls, without data or gradients.
 
     Writes recipes/calls-N.json into the model's folder, which ddim sample --calls N takes. What is
-    fitted with these options already is kept, so that an interrupted command goes on.
+    fitted with these options already is kept, so that an interrupted command goes on; what was
+    fitted with others is replaced with --again only.
     """
     import ddim
     from ddim.cells import numbers
 
-    counts = list(dict.fromkeys(numbers(calls)))
-    opened = ddim.load(model, find_device(device))
+    counts, folder = list(dict.fromkeys(numbers(calls))), model / "recipes"
     if not model.is_dir():
         raise ValueError(f"{model} is no folder, so recipes have no place; ddim import makes one")
-    writable(model / "recipes")
+    opened = ddim.load(model, find_device(device))
+    writable(folder)
     options = ddim.tuning.Tuning(
         seeds=seeds, held_out=held_out, guidance=guidance, clip=clip, batch_size=batch_size
     )
-    for n in [] if again else counts[:]:
-        if (kept := _kept(opened, model, n, options)) is not None:
-            print(f"{model / 'recipes' / kept.name}: {_told(kept)} (as it was)", flush=True)
-            counts.remove(n)
-    if not counts:
-        return
+    kept = [] if again else [_kept(opened, model, n, options) for n in counts]
+    made = [recipe for recipe in kept if recipe is not None]
+    for recipe in made:
+        print(f"{folder / recipe.name}: {_told(recipe)} (as it was)", flush=True)
+    if left := [n for n in counts if n not in {recipe.calls for recipe in made}]:
+        made += _fitted(opened, model, left, options)
+    _look(opened, folder, sorted(made, key=lambda recipe: recipe.calls), renewed=bool(left))
+
+
+def _fitted(opened: Model, model: Path, counts: list[int], options: Tuning) -> list[Recipe]:
+    """The recipes, each written as soon as it is found."""
+    import ddim
+
+    fit, held = options.counts(opened)
+    print(f"fitting to {fit} images; {held} more choose, and {held} judge", file=sys.stderr)
     made = []
     with progress() as bar:
         task = bar.add_task("tuning, images through the network", total=None)
@@ -77,41 +87,56 @@ def tune(
         f"{recipe.report['teaching_calls']} images through the network",
         file=sys.stderr,
     )
-    if teacher["change"] is None or teacher["change"] > options.tolerance:
+    if teacher["change"] > options.tolerance:
         print(
             f"ddim: more calls of the teacher may still change its images by more than "
             f"{options.tolerance:g}; errors below that mean little",
             file=sys.stderr,
         )
-    _look(opened, model / "recipes", made)
+    return made
 
 
-def _look(opened: Model, folder: Path, made: list[Recipe]) -> None:
-    """Write the picture, and the chart where it can be drawn."""
+def _look(opened: Model, folder: Path, made: list[Recipe], *, renewed: bool) -> None:
+    """Write the picture and, where it can be drawn, the chart, if there is news or none is there.
+
+    Their names have the scale of guidance and the clip of the recipes'.
+    """
     from importlib.util import find_spec
 
     from ddim import charts, gains, pictures
     from ddim.files import write
 
-    if find_spec("matplotlib") is not None:
+    suffix = made[0].name.removeprefix(f"calls-{made[0].calls}").removesuffix(".json")
+    drawn, picture = (folder / f"tuning{suffix}{kind}" for kind in (".svg", ".png"))
+    if find_spec("matplotlib") is not None and (renewed or not drawn.exists()):
         chart = charts.errors({recipe.calls: recipe.report for recipe in made})
-        write(folder / "tuning.svg", chart.encode())
-        print(f"{folder / 'tuning.svg'}: error against calls", file=sys.stderr)
-    if len(opened.shape) == 3 and opened.shape[0] in (1, 3):
+        write(drawn, chart.encode())
+        print(f"{drawn}: error against calls", file=sys.stderr)
+    shown = len(opened.shape) == 3 and opened.shape[0] in (1, 3)
+    if shown and (renewed or not picture.exists()):
         image, rows = gains.compared(opened, made)
-        pictures.write_png(image, folder / "tuning.png")
-        print(f"{folder / 'tuning.png'}, rows from the top: {rows}", file=sys.stderr)
+        pictures.write_png(image, picture)
+        print(f"{picture}, rows from the top: {rows}", file=sys.stderr)
 
 
-def _kept(opened: Model, folder: Path, calls: int, options: Tuning) -> Recipe | None:
-    """The recipe in the folder, if it is what would be fitted now."""
+def _kept(opened: Model, model: Path, calls: int, options: Tuning) -> Recipe | None:
+    """The recipe in the folder, if it is what would be fitted now; None if it is of no use.
+
+    Raises ValueError for a good one that was fitted in another way.
+    """
     import ddim
 
     try:
-        recipe = ddim.find_recipe(folder, calls, options.guidance, options.clip)
+        recipe = ddim.find_recipe(model, calls, options.guidance, options.clip)
+        recipe.made(opened)
     except ValueError:
         return None
-    return recipe if ddim.tuning.stands(recipe, opened, options) else None
+    if not ddim.tuning.stands(recipe, opened, options):
+        raise ValueError(
+            f"{model / 'recipes' / recipe.name} was fitted with other options or another ddim; "
+            "give --again to replace it"
+        )
+    return recipe
 
 
 def _told(recipe: Recipe) -> str:
@@ -127,5 +152,7 @@ def _told(recipe: Recipe) -> str:
         gain = 100 * (1 - fit["rmse"] / base["rmse"]) if base["rmse"] else 0.0
         said = f"fitted, error {fit['rmse']:.4f}, {gain:.0f} % less than {named}"
         return f"{said} ({base['rmse']:.4f}); {as_good}; {spent}"
-    said = f"{named}, error {base['rmse']:.4f}, for the fit is not better on unseen seeds"
-    return f"{said} ({fit['rmse']:.4f}); {as_good}; {spent}"
+    farther = [key.upper() for key in ("rmse", "sw2", "fd") if fit[key] > base[key]]
+    why = f"the fit is farther in {', '.join(farther)}" if farther else "no fit is wanted"
+    said = f"{named}, error {base['rmse']:.4f}; {why} ({fit['rmse']:.4f})"
+    return f"{said}; {as_good}; {spent}"
