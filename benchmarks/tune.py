@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 import ddim
 from ddim.exact import Mixture
+from ddim.gains import figures
 from ddim.recipes import Recipe
 from ddim.schedules import linear
 from ddim.teacher import Taught, Teacher, bound
-from ddim.tuning import Tuning, figures, stands
+from ddim.tuning import Tuning, stands
 
 DDIM_CALLS = (15, 20, 40, 100, 200)
 AS_GOOD = {"rmse": {5: 15, 10: 40, 20: 200}, "sw2": {5: 20, 10: 100}, "fd": {5: 20, 10: 100}}

@@ -12,13 +12,14 @@ import torch
 import ddim
 from ddim.exact import Mixture
 from ddim.families import Family, _kept_apart, greedy, refined
+from ddim.gains import Curve
 from ddim.latents import fingerprint
 from ddim.noise import Seeded
 from ddim.recipes import load_recipe, recipe_from, save_recipe
 from ddim.sampling import calls, sample
 from ddim.schedules import cosine, linear, zero_terminal
 from ddim.teacher import Teacher, bound
-from ddim.tuning import BUILT_IN, Tuning, _Curve, _passes, _ranked, stands, tune
+from ddim.tuning import BUILT_IN, Tuning, _passes, _ranked, stands, tune
 from tiny import ExactNet, tiny_model
 
 OPTIONS = Tuning(batch_size=4096)
@@ -288,7 +289,7 @@ def test_levels_stay_in_order_however_far_they_are_moved(mixture):
 
 def test_as_many_calls_of_ddim_are_found_between_those_known(mixture):
     bind = bound(mixture, 1.0, None, 512, lambda images: None)
-    curve = _Curve(mixture, Teacher(mixture, bind, 128).taught(range(64)))
+    curve = Curve(mixture, Teacher(mixture, bind, 128).taught(range(64)))
     own = curve.typical(mixture.plan(24), ddim.DDIM())
     assert curve.calls_for(5, own) == pytest.approx(24, abs=1.5)
     assert list(curve.known) == [4, 8, 16, 32]

@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 
 from ddim import __version__
-from ddim.data import shrunk
 from ddim.families import Family, greedy, refined
+from ddim.gains import Curve, figures
 from ddim.latents import fingerprint
-from ddim.metrics import frechet, sliced_w2
 from ddim.model import Model
 from ddim.plans import SPACINGS, Plan
 from ddim.recipes import Recipe
 from ddim.rows import Fitted
 from ddim.sampling import Tick
-from ddim.solvers import Solver
 from ddim.spec import build, describe
 from ddim.teacher import SOLVER, Taught, Teacher, bound
 
@@ -40,10 +38,8 @@ BUILT_IN = (
 BASES = ("unipc:order=2", "ipndm:order=3")
 POWERS = (1.0, 1.5, 2.0, 3.0)
 _SCREENS = (4, 12, 64)
-_COMPONENTS = 16
 _SMALL = 64
 _EXACT = 0.01 * 2 / 255
-_MOST = 256
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ def one_by_one(model: Model, calls: Sequence[int], options: Tuning, tick: Tick) 
         "options": options.said(model),
         "teaching_calls": spent[0],
     }
-    curve = _Curve(model, judge.first(max(32, held // 16)))
+    curve = Curve(model, judge.first(max(32, held // 16)))
     for n in calls:
         before = spent[0]
         recipe = _tuned(teacher, n, (fit, choose, judge), options)
@@ -301,63 +297,3 @@ def _laid(model: Model, calls: int) -> list[Plan]:
         if times[-1] >= 1:
             plans.append(model.plan([*times, 0]))
     return plans + [model.plan(calls, spacing) for spacing in ("log_snr", "rho")]
-
-
-class _Curve:
-    """DDIM's typical error at 2, 4, 8, … calls, taken when it is asked for."""
-
-    def __init__(self, model: Model, judge: Taught) -> None:
-        self.model, self.judge = model, judge
-        self.most = min(_MOST, model.schedule.T)
-        self.known: dict[int, float] = {}
-
-    def typical(self, plan: Plan, solver: Solver) -> float:
-        """The error of a solver."""
-        return self.judge.typical(self.judge.reached(plan, solver))
-
-    def calls_for(self, calls: int, error: float) -> int | None:
-        """About how many DDIM needs for an error, at least `calls`; None beyond `most`.
-
-        Even in both logs between those that are known.
-        """
-        least, calls = calls, 2 ** int(math.log2(calls))
-        before = calls
-        while True:
-            if calls not in self.known:
-                self.known[calls] = self.typical(self.model.plan(calls), build("ddim"))
-            if self.known[calls] <= error:
-                if calls == before:
-                    return least
-                high, goal, low = (
-                    math.log(max(each, 1e-30))
-                    for each in (self.known[before], error, self.known[calls])
-                )
-                share = (high - goal) / max(high - low, 1e-30)
-                return max(least, round(before * (calls / before) ** share))
-            if calls >= self.most:
-                return None
-            before, calls = calls, min(2 * calls, self.most)
-
-
-def figures(end: Tensor, teacher: Tensor) -> dict[str, float]:
-    """How far images are from the teacher's: each from its own, and as a set.
-
-    rmse: over all images.   mean: of the images' own root mean squares, on which a few that went
-    to another mode weigh less.   sw2: sliced W2.   fd: Fréchet distance in the first principal
-    components of the teacher's images.
-    """
-    rows, own = _small(end), _small(teacher)
-    count = min(_COMPONENTS, max(1, len(own) // 4))
-    axes = torch.linalg.svd(own - own.mean(0), full_matrices=False).Vh[:count].T
-    far = (end - teacher).flatten(1).square().mean(1)
-    return {
-        "rmse": float(far.mean().sqrt()),
-        "mean": float(far.sqrt().mean()),
-        "sw2": sliced_w2(rows, own),
-        "fd": frechet(rows @ axes, own @ axes),
-    }
-
-
-def _small(images: Tensor) -> Tensor:
-    """Rows, float64; of images, at 32×32 at most."""
-    return (shrunk(images, 32) if images.ndim == 4 else images).flatten(1).cpu().double()
