@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 import ddim
 from ddim.exact import Mixture
 from ddim.families import Family, _kept_apart, greedy, refined
-from ddim.gains import Curve
+from ddim.gains import Curve, figures
 from ddim.latents import fingerprint
 from ddim.noise import Seeded
 from ddim.recipes import load_recipe, recipe_from, save_recipe
@@ -259,6 +260,17 @@ def test_a_network_that_answers_nonsense_cannot_teach(mixture):
         tune(model, [4], Tuning(seeds=4, held_out=4))
 
 
+def test_the_figures_of_a_shift_are_known():
+    own = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    found = figures(own + 0.1, own)
+    assert found["rmse"] == pytest.approx(0.1, rel=1e-5)
+    assert found["mean"] == pytest.approx(0.1, rel=1e-5)
+    assert found["sw2"] == pytest.approx(0.2 / math.sqrt(4), rel=0.05)  # |shift|/√D
+    assert found["fd"] == pytest.approx(4 * 0.1**2, rel=1e-3)
+    images = own.view(25, 1, 8, 8)
+    assert figures(images, images.flip(0))["fd"] == pytest.approx(0, abs=1e-6)
+
+
 def test_a_candidate_that_is_not_finite_comes_last():
     assert _ranked("abcd", [3.0, math.nan, 1.0, math.inf]) == ["c", "a", "b", "d"]
 
@@ -278,7 +290,7 @@ def test_levels_stay_in_order_however_far_they_are_moved(mixture):
         model = ddim.Model(torch.nn.Identity(), schedule, "v", (4,))
         family = Family(schedule, Teacher(model, None, 64).plan, ddim.UniPC(), 5)
         member = family.member(model.plan(5))
-        member[:4] = torch.tensor([61.0, 61.5, 62.2, 62.9]) + family.first
+        member[:4] = torch.tensor([61.0, 61.5, 62.6, 62.9]) + family.first
         for push in (0.9, 5.0, -70.0):
             step = torch.zeros_like(member)
             step[:4] = push
@@ -477,6 +489,8 @@ def test_an_interrupted_tune_goes_on(run, tmp_path, coarse):
     assert "taught by" not in err
     pictures = [folder / "recipes" / name for name in ("tuning.png", "tuning.svg")]
     whole = pictures[0].read_bytes()
+    with Image.open(pictures[0]) as image:
+        assert image.height == 49 * (1 + 3 + 3) + 1
     pictures[0].unlink()
     assert run(*words, "3,2")[0] == 0
     assert pictures[0].read_bytes() == whole
