@@ -50,7 +50,7 @@ class Tuning:
     choose among fits, and as many again that judge the choice; None: 64 to 2048.
     first_seed: of the first.   tolerance: what the teacher may change, by the median image's root
     mean square, when its steps are doubled.
-    guidance, clip: of the denoiser; where the model has classes, the seed of an image says its.
+    guidance, clip: of the denoiser; a seed says the class, where the model has some.
     batch_size: images a network call; None: 64 to 2048, by their size.
     """
 
