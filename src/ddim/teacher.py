@@ -120,13 +120,14 @@ class Taught:
 class Teacher:
     """A model's flow in steps so small that halving them changes the end by `change`.
 
-    steps: so many.   change: root mean square over an image, the median of eight.
+    steps: so many.   change: root mean square over an image, the median of eight; 0 where none was
+    measured.
     """
 
     model: Model
     bind: Bind
     steps: int
-    change: float | None = None
+    change: float = 0.0
 
     @cached_property
     def plan(self) -> Plan:

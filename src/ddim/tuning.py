@@ -203,7 +203,7 @@ def _tuned(
     fitted_plan, fitted = _fitted(bases, [plan, *_laid(model, calls)], fit, choose)
     rivals = [(plan, build(name)), (fitted_plan, fitted), (model.plan(calls), build("ddim"))]
     measured = [figures(judge.reached(*each), judge.end) for each in rivals]
-    kept = _passes(measured[1], measured[0], judge.end, teacher.change or 0.0)
+    kept = _passes(measured[1], measured[0], judge.end, teacher.change)
     return Recipe(
         calls,
         tuple(float(level.t) for level in (fitted_plan if kept else plan)),
