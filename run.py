@@ -48,7 +48,7 @@ def modules(word: str, rest: list[str]) -> list[list[str]]:
     if rest:
         return [["pytest", *(["-m", "slow"] if rest == ["--slow"] else rest)]]
     lint = [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]
-    return [*lint, ["pytest", "-m", "not slow"]]
+    return [*lint, ["pytest", "-m", "not slow", "-n", "logical"]]
 
 
 def environment() -> str:
