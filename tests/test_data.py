@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 import ddim
-from ddim.data import Images, read, to_float, to_pixels
+from ddim.data import Images, to_float, to_pixels
+from ddim.reading import read
 
 
 def paint(path, array, **options):

@@ -3,8 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.data import read, to_float
+from ddim.data import to_float
 from ddim.pictures import grid, save_arrays, save_each, save_grid
+from ddim.reading import read
 
 
 def images(b, c=1, h=3, w=5):

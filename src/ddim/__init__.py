@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddim.belm import Pair as Pair
-    from ddim.data import Images as Images, digits as digits, read as read
+    from ddim.data import (
+        Arrays as Arrays,
+        Examples as Examples,
+        Images as Images,
+        digits as digits,
+    )
+    from ddim.fitting import fit as fit
     from ddim.fixed_point import Inverse as Inverse, invert as invert
     from ddim.gradients import recompute as recompute, sample_reversibly as sample_reversibly
     from ddim.guidance import (
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
         reconstruct as reconstruct,
         slerp as slerp,
     )
+    from ddim.items import Items as Items, examples as examples
+    from ddim.keeping import Keeping as Keeping
     from ddim.likelihood import (
         bits_per_dim as bits_per_dim,
         fine_plan as fine_plan,
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
         diffuse as diffuse,
         split as split,
     )
+    from ddim.reading import read as read
     from ddim.recipes import (
         Recipe as Recipe,
         find_recipe as find_recipe,
@@ -74,19 +83,23 @@ if TYPE_CHECKING:
     )
     from ddim.spec import build as build, describe as describe
     from ddim.store import load as load, save as save
-    from ddim.training import Training as Training, train as train
+    from ddim.trainer import Update as Update, train as train
+    from ddim.training import Training as Training
     from ddim.tuning import Tuning as Tuning, tune as tune
 
 __version__ = "0.1.0"
 
 _HOME = {
     "belm": ("Pair",),
-    "data": ("Images", "digits", "read"),
+    "data": ("Arrays", "Examples", "Images", "digits"),
+    "fitting": ("fit",),
     "fixed_point": ("Inverse", "invert"),
     "gradients": ("recompute", "sample_reversibly"),
     "guidance": ("classifier_guide", "clip", "guide", "threshold"),
     "interop": ("denoiser_from",),
     "inversion": ("between", "decode", "encode", "reconstruct", "slerp"),
+    "items": ("Items", "examples"),
+    "keeping": ("Keeping",),
     "likelihood": ("bits_per_dim", "fine_plan", "variational_bound"),
     "measurements": ("Blur", "Downsample", "Mask", "project"),
     "model": ("Model", "Sampling"),
@@ -95,6 +108,7 @@ _HOME = {
     "plans": ("Plan", "plan"),
     "presets": ("preset",),
     "process": ("Denoiser", "Level", "Prediction", "diffuse", "split"),
+    "reading": ("read",),
     "recipes": ("Recipe", "find_recipe", "load_recipe", "save_recipe"),
     "rows": ("Fitted", "rows_of"),
     "sampling": ("calls", "sample", "trace"),
@@ -114,14 +128,17 @@ _HOME = {
     ),
     "spec": ("build", "describe"),
     "store": ("load", "save"),
-    "training": ("Training", "train"),
+    "trainer": ("Update", "train"),
+    "training": ("Training",),
     "tuning": ("Tuning", "tune"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = (
     *_HOME,
     "cells",
+    "checkpoints",
     "comparison",
+    "curves",
     "evaluation",
     "exact",
     "export",
@@ -129,6 +146,7 @@ _MODULES = (
     "families",
     "features",
     "latents",
+    "lessons",
     "losses",
     "metrics",
     "nets",

@@ -20,34 +20,36 @@ def card(model: Model, name: str, license: str | None = None) -> str:
     data = ModelCardData(
         license=license,
         library_name="diffusers" if pipeline else "ddim",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag="unconditional-image-generation" if model.of_images else None,
         tags=["ddim", "diffusion"],
     )
-    label = "" if model.classes is None else f"  # label: 0..{model.classes - 1}"
-    bound = "" if model.classes is None else "0"
-    flag = "" if model.classes is None else " --label 0"
+    label = "" if model.labels is None else f"  # label: 0..{model.labels - 1}"
+    bound = "" if model.labels is None else "0"
+    flag = "" if model.labels is None else " --label 0"
+    what = {1: "vectors", 2: "signals"}.get(len(model.shape), "images")
+    output = "" if model.of_images else " -o samples.npz"
     facts: dict[str, Any] = {
-        "images": "×".join(map(str, model.shape)),
+        what: "×".join(map(str, model.shape)),
         "weights": f"{model.size:,}",
         "target": model.target,
         "levels": model.schedule.T,
-        **({} if model.classes is None else {"classes": model.classes}),
+        **({} if model.labels is None else {"classes": model.labels}),
         **{key: value for key, value in model.notes.items() if key != "null_label"},
     }
     return "\n".join(
         [
             f"---\n{data.to_yaml()}\n---\n",
             f"# {name.partition('/')[2]}\n",
-            "A diffusion model of images, for sampling in 5 to 30 network calls with ddim.\n",
+            f"A diffusion model of {what}, for sampling in 5 to 30 network calls with ddim.\n",
             "| | |\n|---|---|",
             *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
             "\n## Use\n",
-            f"```\nddim sample hf:{name} --steps 20{flag}\n```\n",
+            f"```\nddim sample hf:{name} --steps 20{flag}{output}\n```\n",
             f'```python\nimport ddim\n\nmodel = ddim.load("hf:{name}")',
             "noise = ddim.Seeded(range(16))",
             f"denoiser = model.denoiser({bound}){label}",
-            "images = ddim.sample(denoiser, noise.start(model.shape), model.plan(20))\n```",
-            *(_diffusers(name) if pipeline and model.classes is None else ()),
+            f"{what} = ddim.sample(denoiser, noise.start(model.shape), model.plan(20))\n```",
+            *(_diffusers(name) if pipeline and model.labels is None else ()),
         ]
     )
 

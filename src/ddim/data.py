@@ -1,34 +1,65 @@
-"""Training images: the bundled digits, an .npz, or a folder of pictures, held as uint8."""
+"""Training data in memory: images as uint8, arrays of floats, the bundled digits, an .npz."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_PART = 1024  # examples that are looked at together
 
-Array = np.ndarray[Any, np.dtype[np.uint8]]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+class Examples(Protocol):
+    """What a model is trained on: N examples of one shape."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 (N,), or None."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes 0..K-1, or () where labels are bare numbers."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples without their labels."""
+        ...
+
+    def batch(self, chosen: Tensor) -> Tensor:
+        """The examples at these places, int64 (B,), as float32 (B, *shape)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: uint8 (N, C, H, W), C = 1 or 3.   labels: int64 (N,) or None."""
+    """pixels: uint8 (N, C, H, W), C = 1 or 3, never to be written to.   labels, names: of Examples.
+
+    skipped: a sentence for every picture that `read` left out.
+    """
 
     pixels: Tensor
     labels: Tensor | None = None
+    names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
@@ -42,10 +73,7 @@ class Images:
                 f"pixels are {self.pixels.dtype} {shape}; "
                 "give uint8 (N, C, H, W), C 1 or 3, N at least 1"
             )
-        if self.labels is not None and self.labels.shape != shape[:1]:
-            raise ValueError(
-                f"{tuple(self.labels.shape)} labels for {shape[0]} images; give one per image"
-            )
+        check_labels(self.labels, self.names, shape[0], "images")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -56,12 +84,81 @@ class Images:
         _, c, h, w = self.pixels.shape
         return c, h, w
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the shape and the pixels."""
-        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
-        digest.update(self.pixels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return _digest(self.pixels)
+
+    def batch(self, chosen: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1]."""
+        return to_float(self.pixels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """values: float32 (N, ...) of any rank from 2 on, finite: vectors, signals, images, volumes.
+
+    They are trained on as they are; a spread of about 1 around 0 suits the schedules.
+    """
+
+    values: Tensor
+    labels: Tensor | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.values.shape)
+        if self.values.dtype != torch.float32 or len(shape) < 2 or 0 in shape:
+            raise ValueError(
+                f"values are {self.values.dtype} {shape}; give float32 (N, ...) of rank 2 or more, "
+                "N at least 1, or uint8 (N, C, H, W) images"
+            )
+        for start, part in enumerate(torch.split(self.values, _PART)):
+            bad = ~torch.isfinite(part.flatten(1)).all(1)
+            if bad.any():
+                place = start * _PART + int(bad.nonzero()[0])
+                raise ValueError(
+                    f"example {place} holds a nan or an infinity; mend it or leave it out"
+                )
+        check_labels(self.labels, self.names, shape[0], "examples")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.values.shape[1:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the shape and the values."""
+        return _digest(self.values)
+
+    def batch(self, chosen: Tensor) -> Tensor:
+        """(B, ...), as they are."""
+        return self.values[chosen]
+
+
+def check_labels(labels: Tensor | None, names: tuple[str, ...], count: int, what: str) -> None:
+    """Raise ValueError unless each has one, int64, and every class a name if any has."""
+    if labels is None:
+        if names:
+            raise ValueError(f"{len(names)} names of classes and no labels; give both or neither")
+        return
+    if labels.shape != (count,):
+        raise ValueError(f"{tuple(labels.shape)} labels for {count} {what}; give one per image")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}; give int64")
+    low, high = int(labels.min()), int(labels.max())
+    if names and not 0 <= low <= high < len(names):
+        raise ValueError(f"labels are {low}..{high} and {len(names)} have names; name each class")
+
+
+def _digest(values: Tensor) -> str:
+    digest = hashlib.sha256(repr(tuple(values.shape)).encode())
+    for part in torch.split(values, _PART):
+        digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -90,41 +187,14 @@ def digits() -> Images:
     UCI "Optical Recognition of Handwritten Digits", CC BY 4.0; see bundled/NOTICE.
     """
     with resources.as_file(resources.files("ddim") / "bundled" / "digits.npz") as path:
-        return _read_npz(path)
+        return read_npz(path)
 
 
-def read(source: str | Path, size: int | None = None) -> Images:
-    """The images of a folder (searched through), an .npz or one picture; "digits" are the bundled.
+def read_npz(path: Path) -> Images:
+    """The uint8 (N, H, W) or (N, H, W, 1 or 3) called images, and perhaps `labels` (N,).
 
-    An .npz holds `images`, uint8 (N, H, W) or (N, H, W, 1 or 3), and perhaps `labels` (N,). A
-    folder's images are grey if all of them are, else RGB, the first frame of each, transparency
-    on white; `size` crops each to a centred square and resizes it to size × size.
-    Raises FileNotFoundError or ValueError with the name of the offending file.
+    Raises ValueError for anything else.
     """
-    path = Path(source)
-    if str(source) == "digits" and not path.exists():
-        if size is not None:
-            raise ValueError(f"size={size} is for folders of images; the digits are 8×8")
-        return digits()
-    if size is not None and size < 1:
-        raise ValueError(f"size={size}; choose at least 1 pixel")
-    if path.suffix == ".npz" and path.is_file():
-        if size is not None:
-            raise ValueError(
-                f"size={size} is for folders of images; {path} holds arrays, so resize them there"
-            )
-        return _read_npz(path)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return Images(torch.from_numpy(_read_picture(path, size)[None].copy()))
-    if not path.is_dir():
-        missing = "does not exist" if not path.exists() else "is neither a folder nor images"
-        raise FileNotFoundError(
-            f"{path} {missing}; give a folder of images, a picture, an .npz, or the word digits"
-        )
-    return _read_folder(path, size)
-
-
-def _read_npz(path: Path) -> Images:
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("images", "labels") if key in file.files}
@@ -150,71 +220,3 @@ def _read_npz(path: Path) -> Images:
         raise ValueError(f"{path}: labels is {labels.dtype}; it must hold whole numbers")
     labels = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return Images(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels)
-
-
-def _read_folder(path: Path, size: int | None) -> Images:
-    files = sorted(
-        file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-    )
-    if not files:
-        raise ValueError(f"{path} holds no images; it needs files ending in {', '.join(SUFFIXES)}")
-    pictures = [_read_picture(file, size) for file in files]
-    for file, picture in zip(files, pictures, strict=True):
-        if picture.shape[1:] != pictures[0].shape[1:]:
-            raise ValueError(
-                f"{file} is {_extent(picture)} and {files[0]} {_extent(pictures[0])}; "
-                "give images of one size, or --size N to crop and resize them"
-            )
-    return Images(torch.from_numpy(np.stack(_one_mode(pictures))))
-
-
-def _read_picture(file: Path, size: int | None) -> Array:
-    """uint8 (C, H, W), upright, C = 1 for grey pictures."""
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as opened:
-                picture = _plain(ImageOps.exif_transpose(opened))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        raise ValueError(
-            f"{file} cannot be read as an image ({error}); mend it or take it out"
-        ) from error
-    if size is not None:
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(picture)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def _plain(picture: Image) -> Image:
-    """As L or RGB: 16-bit grey scaled down, transparency on white, a palette of greys grey."""
-    from PIL import Image
-
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    if picture.mode in ("1", "L"):
-        return picture.convert("L")
-    if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), clear)
-    colour = picture.convert("RGB")
-    red, green, blue = (np.asarray(band) for band in colour.split())
-    grey = picture.mode != "RGB" and (red == green).all() and (red == blue).all()
-    return colour.convert("L") if grey else colour
-
-
-def _one_mode(pictures: list[Array]) -> list[Array]:
-    if all(len(picture) == 1 for picture in pictures):
-        return pictures
-    return [np.repeat(picture, 3, axis=0) if len(picture) == 1 else picture for picture in pictures]
-
-
-def _extent(picture: Array) -> str:
-    return "×".join(map(str, picture.shape[:0:-1]))

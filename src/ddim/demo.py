@@ -24,7 +24,8 @@ from ddim.sampling import calls, sample
 from ddim.schedules import cosine
 from ddim.spec import build
 from ddim.store import holds_model, load, save
-from ddim.training import Training, notes, train
+from ddim.trainer import train
+from ddim.training import Training, notes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -246,11 +246,11 @@ def checked_labels(model: Model, data: Images | None, places: Tensor | None) -> 
         raise ValueError(
             "the model was trained with labels and the data has none; give an .npz with `labels`"
         )
-    labels, classes = data.labels[places], model.classes
-    if classes is not None and not ((labels >= 0) & (labels < classes)).all():
+    labels, known = data.labels[places], model.labels
+    if known is not None and not ((labels >= 0) & (labels < known)).all():
         raise ValueError(
             f"the data's labels run from {int(labels.min())} to {int(labels.max())}, the model's "
-            f"from 0 to {classes - 1}; give the data that it was trained on"
+            f"from 0 to {known - 1}; give the data that it was trained on"
         )
     return tuple(labels.tolist())
 

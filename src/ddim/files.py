@@ -22,6 +22,12 @@ _LONGEST_JSON, _LONGEST_YAML = 64 << 20, 1 << 20
 _NAMESPACE = "tag:yaml.org,2002:python/object:argparse.Namespace"
 
 
+def cache_folder() -> Path:
+    """Where what can be made anew is kept: DDIM_CACHE, or ddim in the user's cache folder."""
+    above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DDIM_CACHE") or above / "ddim")
+
+
 def write(path: Path, content: bytes) -> None:
     """Put content at path whole or not at all."""
     write_all(path.parent, {path.name: content})
@@ -44,11 +50,16 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
         for path in temporary.values():
             path.unlink(missing_ok=True)
     for parent in {path.parent for path, _ in staged}:
-        descriptor = os.open(parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(parent)
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder last: fsync of the folder itself."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.guidance import clip as clipped, guide
-from ddim.nets import UNet, UNetConfig, small
+from ddim.nets import Config, network, small
 from ddim.plans import Plan, Spacing, placed, plan
 from ddim.process import Denoiser, Level, Prediction, determinant, split
 from ddim.schedules import Schedule, linear
@@ -41,7 +41,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network, the schedule and target it was trained with, and the shape of one image.
+    """A network, the schedule and target it was trained with, and the shape of one sample.
 
     net: out = net(x, t) or net(x, t, label), x (B, *shape), t (B,) its own clock from 0, that is t
     − 1 here.
@@ -63,25 +63,35 @@ class Model:
     @classmethod
     def new(
         cls,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         schedule: Schedule | None = None,
         target: str = "eps",
-        config: UNetConfig | None = None,
+        config: Config | None = None,
         seed: int = 0,
+        classes: int | None = None,
     ) -> Model:
-        """An untrained U-Net for images (C, H, W), its weights a function of seed.
+        """An untrained network for vectors (D,), signals (C, L) or images (C, H, W).
 
-        schedule: linear() where None.   config: where None, one that suits the size. Raises
-        ValueError if it does not fit.
+        schedule: linear() where None.   config: where None, a small network that suits the shape.
+        seed: the weights are a function of it.   classes: how many there are; the network has one
+        more, the null label, which notes name.
+        Raises ValueError if the configuration is for other samples or classes.
         """
-        config = config or small(shape)
+        config = small(tuple(shape), classes) if config is None else config
         if config.shape != tuple(shape):
             raise ValueError(
-                f"the configuration is for images of {config.shape}, the data has {tuple(shape)}"
+                f"the configuration is for samples of {config.shape}, the data has {tuple(shape)}"
             )
+        if classes is not None and config.num_class_embeds != classes + 1:
+            raise ValueError(
+                f"num_class_embeds={config.num_class_embeds}, but {classes} classes and the null "
+                f"label need {classes + 1}; set it so"
+            )
+        notes = {} if classes is None else {"null_label": classes}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(UNet(config), schedule or linear(), target, tuple(shape))
+            net = network(config.written())
+        return cls(net, schedule or linear(), target, tuple(shape), notes=notes)
 
     @property
     def size(self) -> int:
@@ -90,9 +100,21 @@ class Model:
 
     @property
     def classes(self) -> int | None:
-        """The number of classes the network was made for, if its configuration says."""
+        """The number of classes the network was made for, the null label among them, if its
+        configuration says.
+        """
         config: Any = getattr(self.net, "config", None)
         return getattr(config, "num_class_embeds", None)
+
+    @property
+    def labels(self) -> int | None:
+        """The number of classes without the null label, which is the last."""
+        return None if self.classes is None else self.classes - ("null_label" in self.notes)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether its samples can be shown as images: (1 or 3, H, W)."""
+        return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
     def plan(self, steps: int | Sequence[float], spacing: str | Spacing = "trailing") -> Plan:
         """The levels of a run on this model's schedule; see `ddim.plan`."""
@@ -107,6 +129,7 @@ class Model:
     ) -> Denoiser:
         """The network as a Denoiser, with its label bound; clip keeps x0 within [-clip, clip].
 
+        label: the null label where None, if the model has one.
         guidance: the scale of classifier-free guidance away from the class `negative`, or from the
         model's null label where it is None; at 1 there is none, and calls cost half.
         At level 0 it answers x0 = x and the eps of level 1, the lowest it was trained at.
@@ -114,7 +137,8 @@ class Model:
         if label is None:
             if guidance != 1 or negative is not None:
                 raise ValueError("guidance and negative need a label to lead to; give one")
-            denoise = self._bound()
+            null = self.notes.get("null_label")
+            denoise = self._bound() if null is None else self._bound(torch.tensor(null))
         else:
             asked = self._labels(label)
             denoise = self._bound(asked)
@@ -148,7 +172,8 @@ class Model:
     def _labels(self, label: int | Sequence[int]) -> Tensor:
         labels = torch.as_tensor(label)
         if self.classes is not None and not ((labels >= 0) & (labels < self.classes)).all():
-            raise ValueError(f"label={label}; choose 0..{self.classes - 1}")
+            null = f", or the null label {self._null()}" if self.labels != self.classes else ""
+            raise ValueError(f"label={label}; choose 0..{(self.labels or 1) - 1}{null}")
         return labels
 
     def _split(self, x: Tensor, level: Level, labels: tuple[Tensor, ...]) -> Prediction:

@@ -1,4 +1,4 @@
-"""Images to files: a grid, a folder, an array."""
+"""Images to files: a grid, a folder, an array. Other samples to an array."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def save_arrays(images: Tensor, seeds: Sequence[int], path: str | Path) -> None:
     buffer = io.BytesIO()
     pixels = to_pixels(images).permute(0, 2, 3, 1).cpu().numpy()
     np.savez_compressed(buffer, images=pixels, seeds=np.array(seeds, dtype=np.uint64))
+    write(Path(path), buffer.getvalue())
+
+
+def save_samples(samples: Tensor, seeds: Sequence[int], path: str | Path) -> None:
+    """Write an .npz of samples as they are, float32 (N, ...), and seeds."""
+    buffer = io.BytesIO()
+    numbers = samples.float().cpu().numpy()
+    np.savez_compressed(buffer, samples=numbers, seeds=np.array(seeds, dtype=np.uint64))
     write(Path(path), buffer.getvalue())
 
 

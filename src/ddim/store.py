@@ -201,7 +201,7 @@ def _described(net: nn.Module, path: Path) -> Model:
     shape = _config(net).shape
     if entries.get("shape") != list(shape):
         raise ValueError(
-            f"{path} says images of {short(entries.get('shape'))}, the network is for {shape}; "
+            f"{path} says samples of {short(entries.get('shape'))}, the network is for {shape}; "
             "the files do not belong together"
         )
     known = {"format", "version", "torch", "target", "shape", "range", "sampling"}

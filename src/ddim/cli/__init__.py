@@ -75,4 +75,4 @@ def main() -> None:
         if os.environ.get("DDIM_TRACEBACK"):
             raise
         print(f"ddim: {error}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, FloatingPointError) else 2)
+        sys.exit(getattr(error, "status", 1 if isinstance(error, FloatingPointError) else 2))

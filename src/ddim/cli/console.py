@@ -145,13 +145,16 @@ def laid(schedule: Schedule, steps: int | None, spacing: str | None, times: str 
     return plan(schedule, min(20, schedule.T) if steps is None else steps, spacing or "trailing")
 
 
-def pictures_of(model: Model, source: str, size: int | None, num: int | None) -> torch.Tensor:
+def pictures_of(
+    model: Model, source: str, size: int | tuple[int, int] | None, num: int | None
+) -> torch.Tensor:
     """The first images of a source, float32 in [-1, 1], where the model's weights are.
 
     Raises ValueError unless they are of the model's shape.
     """
     import ddim
 
+    for_images(model)
     images = fitting(ddim.read(source, size), model, source)
     return ddim.data.to_float(images.pixels[:num]).to(next(model.net.parameters()).device)
 
@@ -160,8 +163,9 @@ def fitting(images: Images, model: Model, source: str) -> Images:
     """The images of a source. Raises ValueError unless they are of the model's shape."""
     if images.shape != model.shape:
         (c, h, w), (mc, mh, mw) = images.shape, model.shape
+        side = mh if mh == mw else f"{mw}x{mh}"
         arrays = source == "digits" or source.endswith(".npz")
-        how = "resize its arrays" if arrays else f"resize them with --size {mh}"
+        how = "resize its arrays" if arrays else f"resize them with --size {side}"
         raise ValueError(
             f"{source} holds images of {w}×{h} and {c} channels, the model is for {mw}×{mh} and "
             f"{mc}; {how}, or take another model"
@@ -192,6 +196,14 @@ def image_output(output: Path) -> None:
     if kind not in (".png", ".npz", "") or (kind and output.is_dir()):
         raise ValueError(f"{output} is no place for images; name a .png, an .npz, or a folder")
     writable(output.parent if kind else output)
+
+
+def for_images(model: Model, hint: str = "take a model of images") -> None:
+    """Raise ValueError unless the model's samples can be shown as images."""
+    if not model.of_images:
+        raise ValueError(
+            f"samples of this model are {model.shape}, not images (1 or 3, H, W); {hint}"
+        )
 
 
 def put_images(images: torch.Tensor, seeds: Sequence[int], output: Path) -> None:

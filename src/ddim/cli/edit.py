@@ -10,6 +10,7 @@ import typer
 
 from ddim.cli.console import (
     device as find_device,
+    for_images,
     from_seeds,
     image_output,
     integers,
@@ -77,6 +78,7 @@ def edit(
     if strength is not None and not 0 < strength <= 1:
         raise ValueError(f"--strength {strength:g}; choose a number above 0, up to 1")
     opened = ddim.load(model, find_device(device))
+    for_images(opened)
     plan = to_clean(laid(opened.schedule, steps, spacing, None))
     if strength is not None:
         below = [k for k, level in enumerate(plan) if level.t <= strength * opened.schedule.T]

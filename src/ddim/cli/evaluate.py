@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -14,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddim.cli.console import device as find_device, file_output, fitting, progress, writable
+from ddim.cli.console import (
+    device as find_device,
+    file_output,
+    fitting,
+    for_images,
+    progress,
+    writable,
+)
 from ddim.cli.options import Clip, Device, Folder, Json, Size
 
 if TYPE_CHECKING:
@@ -127,6 +133,7 @@ def evaluate(
     writable(out)
     needed("matplotlib", "eval", "the report's charts")
     opened = ddim.load(model, find_device(device))
+    for_images(opened)
     if guidance != 1 and opened.classes is None:
         raise ValueError("--guidance needs a model with classes; leave it out")
     real = _real(data, size, opened)
@@ -307,5 +314,6 @@ def _references(
 
 
 def _cache(asked: Path | None) -> Path:
-    above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return above / "ddim" if asked is None else asked
+    from ddim.files import cache_folder
+
+    return cache_folder() if asked is None else asked

@@ -40,10 +40,10 @@ def bring(
         raise ValueError(f"{out} is inside {source}; choose a folder elsewhere")
     model = ddim.load(source, config=config, raw=raw, variant=variant)
     ddim.save(model, out)
-    taken = _taken(model.notes)
+    taken, onto = _taken(model.notes), "" if model.of_images else " -o samples.npz"
     print(
         f"{out}: {model.size:,} weights for {model.shape}, target {model.target}, "
-        f"T={model.schedule.T}{taken}. Next: ddim sample {out}",
+        f"T={model.schedule.T}{taken}. Next: ddim sample {out}{onto}",
         file=sys.stderr,
     )
 

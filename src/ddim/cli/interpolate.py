@@ -13,6 +13,7 @@ from ddim.cli.console import (
     counted,
     device as find_device,
     file_output,
+    for_images,
     integers,
     laid,
     pictures_of,
@@ -72,6 +73,7 @@ def interpolate(
     if exact is None and images and solver is None:
         exact = "lattice"
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)
+    for_images(opened)
     plan = to_clean(laid(opened.schedule, steps, spacing, times))
     with progress() as bar, torch.no_grad():
         denoiser = counted(opened.denoiser(label), bar, bar.add_task("decoding", total=None))

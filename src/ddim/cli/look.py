@@ -6,11 +6,11 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ddim.cli.console import laid, only_one
+from ddim.cli.console import file_output, laid, only_one
 from ddim.cli.options import Folder
 
 
@@ -72,8 +72,36 @@ def plan(
 def info(
     model: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--curves", help="Write the curves of a training run to this .png too."),
+    ] = None,
 ) -> None:
-    """Print what a model folder holds."""
+    """Print what a model folder holds, and the curves of its training where they are there."""
+    from ddim import curves
+    from ddim.store import holds_model
+
+    if picture is not None:
+        file_output(picture, ".png")
+    path = Path(model) / curves.METRICS
+    found = curves.rows(path)
+    if picture is not None and not found:
+        raise ValueError(f"{path} holds no curves; give the folder of a run of ddim train")
+    facts = {} if found and not holds_model(Path(model)) else described(model)
+    if picture is not None:
+        curves.picture(found, picture)
+    if as_json:
+        print(json.dumps({**facts, **({"metrics": found} if found else {})}))
+        return
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name:>15}  {text}")
+    for line in curves.text(found):
+        print(line)
+
+
+def described(model: Path) -> dict[str, Any]:
+    """What a model's folder holds."""
     from dataclasses import asdict
 
     import ddim
@@ -81,11 +109,11 @@ def info(
 
     opened = ddim.load(model)
     end = opened.schedule.level(opened.schedule.T)
-    facts = {
+    return {
         "network": type(bare(opened.net)).__name__,
         "weights": opened.size,
         "shape": list(opened.shape),
-        **({} if opened.classes is None else {"classes": opened.classes}),
+        **({} if opened.labels is None else {"classes": opened.labels}),
         "target": opened.target,
         "T": opened.schedule.T,
         "signal_T": end.signal,
@@ -93,9 +121,3 @@ def info(
         "sampling": asdict(opened.sampling),
         **opened.notes,
     }
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        print(f"{name:>10}  {text}")

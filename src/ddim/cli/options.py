@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ Folder = Annotated[
     ),
 ]
 Source = Annotated[
-    str, typer.Argument(help="A folder of images, a picture, an .npz, or the word digits.")
+    str,
+    typer.Argument(
+        help="A folder, .zip or .tar of images, a picture, an .npz, or the word digits."
+    ),
 ]
 ImageOutput = Annotated[
     Path,
@@ -44,7 +47,25 @@ Exact = Annotated[
         help="lattice (every bit comes back), belm (up to rounding), or fixed_point (solves ddim)."
     ),
 ]
-Size = Annotated[int | None, typer.Option(help="Crop and resize pictures to SIZE×SIZE.")]
+
+
+def _extent(text: str) -> int | tuple[int, int]:
+    from ddim.reading import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Size = Annotated[
+    Any,  # int | tuple[int, int] | None, which typer does not take
+    typer.Option(
+        parser=_extent,
+        metavar="SIZE",
+        help="Crop and resize pictures to SIZE×SIZE, or to WIDTHxHEIGHT such as 96x64.",
+    ),
+]
 Num = Annotated[int | None, typer.Option(min=1, help="Only the first NUM images.")]
 Label = Annotated[int | None, typer.Option(help="The class, for a model trained with classes.")]
 Clip = Annotated[float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")]

@@ -12,6 +12,7 @@ import typer
 from ddim.cli.console import (
     counted,
     device as find_device,
+    for_images,
     from_seeds,
     image_output,
     integers,
@@ -24,6 +25,8 @@ from ddim.cli.console import (
 from ddim.cli.options import Calls, Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from ddim.model import Model
@@ -73,12 +76,17 @@ def sample(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Sample images: each is a function of the model, the options and its seed alone."""
+    """Sample images: each is a function of the model, the options and its seed alone.
+
+    Of a model of vectors or signals, -o names an .npz, which gets them as float32 `samples`.
+    """
     import ddim
     from ddim.cells import fitting
 
     image_output(output)
     opened = ddim.load(model, find_device(device))
+    if output.suffix.lower() != ".npz":
+        for_images(opened, "name an .npz by -o")
     if latents is not None:
         given = [
             steps,
@@ -133,8 +141,8 @@ def sample(
             plan = to_clean(laid(opened.schedule, steps, spacing, times))
     begin = time.perf_counter()
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
-    put_images(images, chosen, output)
-    _report(output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
+    _put(opened, images, chosen, output)
+    _report(opened, output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
 
 
 def _tuned(
@@ -184,14 +192,21 @@ def _decode(model: Model, latents: Path, output: Path) -> None:
             images.append(
                 ddim.decode(counted(denoiser, bar, task), batch.to(place), plan, solver).cpu()
             )
-    put_images(torch.cat(images), range(len(latent)), output)
-    _report(output, len(latent), calls, begin)
+    _put(model, torch.cat(images), range(len(latent)), output)
+    _report(model, output, len(latent), calls, begin)
 
 
-def _report(output: Path, count: int, calls: int, begin: float) -> None:
+def _put(model: Model, samples: torch.Tensor, seeds: Sequence[int], output: Path) -> None:
+    from ddim.pictures import save_samples
+
+    (put_images if model.of_images else save_samples)(samples, seeds, output)
+
+
+def _report(model: Model, output: Path, count: int, calls: int, begin: float) -> None:
     spent = time.perf_counter() - begin
+    name = "image" if model.of_images else "sample"
     print(
-        f"{output}: {count} images, {calls} network calls each, "
-        f"{1000 * spent / count:.1f} ms per image",
+        f"{output}: {count} {name}s, {calls} network calls each, "
+        f"{1000 * spent / count:.1f} ms per {name}",
         file=sys.stderr,
     )

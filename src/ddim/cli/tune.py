@@ -112,8 +112,7 @@ def _look(opened: Model, folder: Path, made: list[Recipe], *, renewed: bool) -> 
         chart = charts.errors({recipe.calls: recipe.report for recipe in made})
         write(drawn, chart.encode())
         print(f"{drawn}: error against calls", file=sys.stderr)
-    shown = len(opened.shape) == 3 and opened.shape[0] in (1, 3)
-    if shown and (renewed or not picture.exists()):
+    if opened.of_images and (renewed or not picture.exists()):
         image, rows = gains.compared(opened, made)
         pictures.write_png(image, picture)
         print(f"{picture}, rows from the top: {rows}", file=sys.stderr)

@@ -9,8 +9,11 @@ from torch import nn
 
 from ddim.kinds import listed, short
 from ddim.nets.borrowed import Borrowed
-from ddim.nets.config import UNetConfig, UnsupportedError
+from ddim.nets.config import Config, UNetConfig, UnsupportedError
+from ddim.nets.mlp import MLP, MLPConfig
+from ddim.nets.sizes import SIZES, sized, small
 from ddim.nets.unet import UNet
+from ddim.nets.unet1d import UNet1D, UNet1DConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class Kind:
     config: Any
 
 
-NETS: dict[str, Kind] = {"UNet2DModel": Kind(UNet, UNetConfig)}
+NETS: dict[str, Kind] = {
+    "UNet2DModel": Kind(UNet, UNetConfig),
+    "UNet1D": Kind(UNet1D, UNet1DConfig),
+    "MLP": Kind(MLP, MLPConfig),
+}
 
 
 def network(config: Mapping[str, Any]) -> nn.Module:
@@ -30,10 +37,7 @@ def network(config: Mapping[str, Any]) -> nn.Module:
 
     Raises ValueError for what neither has, or what ours lacks where diffusers is not installed.
     """
-    name = config.get("_class_name")
-    if not isinstance(name, str) or name not in NETS:
-        raise ValueError(f"{short(name)} is not a network that ddim has; it has {listed(NETS)}")
-    kind = NETS[name]
+    kind = _kind(config.get("_class_name"))
     try:
         return kind.network(kind.config.read(config))
     except UnsupportedError as missing:
@@ -45,44 +49,42 @@ def network(config: Mapping[str, Any]) -> nn.Module:
         return net
 
 
+def configured(config: Mapping[str, Any]) -> Config:
+    """The configuration in a config.json; a U-Net's where it does not say of what.
+
+    Raises ValueError for what is not in one of ours.
+    """
+    read: Config = _kind(config.get("_class_name", "UNet2DModel")).config.read(config)
+    return read
+
+
+def _kind(name: Any) -> Kind:
+    if not isinstance(name, str) or name not in NETS:
+        raise ValueError(f"{short(name)} is not a network that ddim has; it has {listed(NETS)}")
+    return NETS[name]
+
+
 def bare(net: nn.Module) -> nn.Module:
     """The module whose weights are those of the file: `Borrowed` holds one of diffusers."""
     return net.net if isinstance(net, Borrowed) else net
 
 
-def small(shape: tuple[int, int, int]) -> UNetConfig:
-    """A U-Net of 0.2 to 7 million weights for images (C, H, W).
-
-    Each side is halved up to three times, while it is even and above 4. Attention is in the middle,
-    and from a quarter of the resolution down.
-    """
-    channels, height, width = shape
-    halvings = 0
-    while halvings < 3 and not (height | width) >> halvings & 1 and min(shape[1:]) >> halvings > 4:
-        halvings += 1
-    base = 32 if min(height, width) <= 16 else 64
-    levels = ["DownBlock2D" if level < 2 else "AttnDownBlock2D" for level in range(halvings + 1)]
-    return UNetConfig(
-        sample_size=height if height == width else (height, width),
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=(base, *[2 * base] * halvings),
-        layers_per_block=1,
-        norm_num_groups=8,
-        attention_head_dim=32,
-        down_block_types=tuple(levels),
-        up_block_types=tuple(level.replace("Down", "Up") for level in reversed(levels)),
-    )
-
-
 __all__ = [
+    "MLP",
     "NETS",
+    "SIZES",
     "Borrowed",
+    "Config",
     "Kind",
+    "MLPConfig",
     "UNet",
+    "UNet1D",
+    "UNet1DConfig",
     "UNetConfig",
     "UnsupportedError",
     "bare",
+    "configured",
     "network",
+    "sized",
     "small",
 ]

@@ -1,10 +1,10 @@
-"""The configuration of a U-Net: the fields of diffusers' UNet2DModel."""
+"""Configurations of networks, and that of a U-Net: the fields of diffusers' UNet2DModel."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ddim.kinds import built, listed, short
 
@@ -49,6 +49,23 @@ EMA = frozenset(
 )
 """What diffusers' EMAModel writes into the config.json of averaged weights."""
 _WIDEST, _MOST = 1 << 16, 64
+Sizes = Mapping[str, tuple[int | None, ...]]
+T = TypeVar("T")
+
+
+class Config(Protocol):
+    """What configures a network and travels as its config.json."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
+    @property
+    def num_class_embeds(self) -> int | None:
+        """The number of classes, the null label among them; None for a network without labels."""
+
+    def written(self) -> dict[str, Any]:
+        """Every field, as config.json holds it, and `_class_name`, a key of NETS."""
 
 
 class UnsupportedError(ValueError):
@@ -116,7 +133,7 @@ class UNetConfig:
     def _bounded(self) -> None:
         """Raise ValueError for a size that no network has."""
         size = self.sample_size if isinstance(self.sample_size, tuple) else (self.sample_size,)
-        widths: dict[str, tuple[int | None, ...]] = {
+        widths: Sizes = {
             "block_out_channels": self.block_out_channels,
             "norm_num_groups": (self.norm_num_groups,),
             "attention_head_dim": (self.attention_head_dim,),
@@ -126,17 +143,11 @@ class UNetConfig:
             "time_embedding_dim": (self.time_embedding_dim,),
             "num_class_embeds": (self.num_class_embeds,),
         }
-        counts = {
+        counts: Sizes = {
             "layers_per_block": (self.layers_per_block,),
             "len(block_out_channels)": (len(self.block_out_channels),),
         }
-        for most, sizes in ((_WIDEST, widths), (_MOST, counts)):
-            for key, values in sizes.items():
-                if not all(value is None or 0 < value <= most for value in values):
-                    raise ValueError(
-                        f"{key}={short(values[0] if len(values) == 1 else values)} "
-                        f"must be whole numbers above 0, at most {most}"
-                    )
+        whole(widths, counts)
         fine = {
             "downsample_padding": self.downsample_padding in (0, 1),
             "dropout": 0 <= self.dropout < 1,
@@ -144,9 +155,7 @@ class UNetConfig:
             "mid_block_scale_factor": self.mid_block_scale_factor > 0,
             "norm_eps": self.norm_eps > 0,
         }
-        for key, fits in fine.items():
-            if not fits:
-                raise ValueError(f"{key}={short(getattr(self, key))} is out of its range")
+        within(self, fine)
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> UNetConfig:
@@ -178,6 +187,32 @@ def image_shape(
             f"out_channels={answered} do not fix an image's shape; set sample_size"
         )
     return (channels, *(size if isinstance(size, tuple) else (size, size)))
+
+
+def whole(widths: Sizes, counts: Sizes) -> None:
+    """Raise ValueError for what is no size of a network: 1 to 65536 wide, 1 to 64 parts.
+
+    None is what the network chooses itself, or lacks.
+    """
+    for most, sizes in ((_WIDEST, widths), (_MOST, counts)):
+        for key, values in sizes.items():
+            if not all(value is None or 0 < value <= most for value in values):
+                raise ValueError(
+                    f"{key}={short(values[0] if len(values) == 1 else values)} "
+                    f"must be whole numbers above 0, at most {most}"
+                )
+
+
+def within(config: Any, fine: Mapping[str, bool]) -> None:
+    """Raise ValueError for the first field that is not."""
+    for key, fits in fine.items():
+        if not fits:
+            raise ValueError(f"{key}={short(getattr(config, key))} is out of its range")
+
+
+def read_plain(kind: type[T], config: Mapping[str, Any]) -> T:
+    """From a parsed config.json of ours; keys that begin with _ are notes."""
+    return built(kind, {key: value for key, value in config.items() if not key.startswith("_")})
 
 
 def _offered(key: str, value: Any, allowed: tuple[Any, ...]) -> None:
