@@ -40,7 +40,7 @@ def test_cifar10_is_the_network_of_the_paper():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_size_serves_every_side_it_promises(name):
-    served = {"small": SIDES, "base": [s for s in SIDES if s >= 16]}
+    served = {"tiny": SIDES, "small": SIDES, "base": [s for s in SIDES if s >= 16]}
     for side in served.get(name, [s for s in SIDES if not s % 8]):
         config = sized(name, (3, side, side), 10)
         assert config.shape == (3, side, side)
@@ -66,7 +66,7 @@ def test_base_has_the_weights_that_its_images_need(side, least, most):
 @pytest.mark.parametrize(
     "shape", [(1,), (2,), (784,), (3000,), (1, 8), (2, 33), (1, 4096), (1, 65536)]
 )
-@pytest.mark.parametrize("name", ["small", "base"])
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
 def test_a_size_serves_vectors_and_signals(name, shape):
     config = sized(name, shape, 2)
     assert (config.shape, config.num_class_embeds) == (shape, 3)
@@ -86,7 +86,12 @@ def test_a_size_serves_vectors_and_signals(name, shape):
 @pytest.mark.parametrize(
     ("name", "shape", "classes", "words"),
     [
-        ("huge", (3, 32, 32), None, "size='huge' is unknown; choose one of small, base, cifar10"),
+        (
+            "huge",
+            (3, 32, 32),
+            None,
+            "size='huge' is unknown; choose one of tiny, small, base, cifar10",
+        ),
         ("base", (3, 8, 8), None, "images of 8×8; the size base is for sides from 16 to 256"),
         ("base", (3, 33, 33), None, "images of 33×33; .*halve evenly"),
         ("base", (3, 100, 100), None, "images of 100×100; .*halve evenly"),

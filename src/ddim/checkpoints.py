@@ -90,6 +90,17 @@ def newest(folder: Path) -> State | None:
     return None
 
 
+def said(folder: Path) -> dict[str, Any] | None:
+    """The document of the newest state that has one to read, unchecked; None where there is none.
+
+    For what a run is called with again; `newest` is for what it goes on from.
+    """
+    for _, place in sorted(steps(folder).items(), reverse=True):
+        with suppress(ValueError):
+            return read_json(place / "state.json")
+    return None
+
+
 def verify(place: Path) -> None:
     """Raise ValueError unless the files of a state are those it was written with, bit for bit."""
     if not (place / SUMS).is_file():

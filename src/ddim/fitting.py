@@ -15,16 +15,11 @@ from typing import Any
 
 from ddim.checkpoints import State, newest, steps
 from ddim.extras import needed
-from ddim.keeping import STATES, Files, Keeping
+from ddim.keeping import STATES, Files, Keeping, forget
 from ddim.kinds import listed
 from ddim.model import Model
 from ddim.trainer import Data, Trainer, Update, engine, versions
 from ddim.training import Training
-
-
-def resumable(out: str | Path) -> State | None:
-    """The newest whole state of the run in a folder, or None; see `checkpoints.newest`."""
-    return newest(Path(out) / STATES)
 
 
 def fit(
@@ -33,12 +28,15 @@ def fit(
     out: str | Path,
     options: Training = Training(),
     keeping: Keeping = Keeping(),
+    *,
+    overwrite: bool = False,
 ) -> Iterator[Update]:
     """Train in a folder, yielding after each update; a run that was stopped goes on.
 
     out: gets the model with averaged weights, as `save` writes it, training/step-N with all that
         the run depends on, metrics.jsonl, and samples/step-N.png.
     model: untrained, or to be fine-tuned; None where `out` holds a run, whose model is taken.
+    overwrite: begin anew, and delete what `out` holds of a run once the new one stands.
     A killed run, continued, ends with the bits that an unbroken one ends with, on the same machine
     with as many threads and processes. SIGINT and SIGTERM let the update finish and save, and the
     iteration ends early. A finished run goes on with more `steps`.
@@ -50,7 +48,7 @@ def fit(
     folder, accelerator = Path(out), engine(keeping.log, Path(out))
     main = accelerator.is_main_process
     with _listening() as stopped:
-        state = resumable(folder)
+        state = None if overwrite else newest(folder / STATES)
         if model is None and state is None:
             raise ValueError(f"{folder} holds no run to go on with; give a model to train")
         if model is not None and state is not None:
@@ -68,7 +66,10 @@ def fit(
         changes = [] if state is None else _accepted(state, trainer, keeping, folder)
         if state is not None:
             trainer.restore(state)
-        with _alone(folder / STATES, trainer.step) if main else nullcontext():
+        held = None if overwrite else trainer.step
+        with _alone(folder / STATES, held) if main else nullcontext():
+            if overwrite and main:
+                forget(folder)
             yield from _followed(trainer, Files(folder, trainer, keeping, main, changes), state)
 
 
@@ -144,8 +145,10 @@ def _accepted(
 
 
 @contextmanager
-def _alone(folder: Path, step: int) -> Iterator[None]:
-    """Hold a run's folder, at a step, against other processes; a killed one lets go of it.
+def _alone(folder: Path, step: int | None) -> Iterator[None]:
+    """Hold a run's folder against other processes; a killed one lets go of it.
+
+    step: where the run is believed to be, if that matters.
 
     Raises ValueError where another process holds it, or has trained since.
     """
@@ -155,7 +158,7 @@ def _alone(folder: Path, step: int) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-        ours = max(steps(folder), default=0) == step
+        ours = step is None or max(steps(folder), default=0) == step
     except Timeout:
         ours = False
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.checkpoints import State, keep, write_state
+from ddim.checkpoints import State, keep, steps, sweep, write_state
 from ddim.curves import METRICS, cut
 from ddim.noise import Seeded
 from ddim.pictures import save_grid
@@ -150,6 +150,16 @@ class Files:
                 f"the run in {self.folder} could not be saved {when} "
                 f"({error.strerror or error}); {whole}: mend that and run the same command again"
             ) from error
+
+
+def forget(folder: Path) -> None:
+    """Delete what a folder holds of a run; its model goes when another is saved."""
+    for place in (*steps(folder / STATES).values(), *(folder / STATES).glob("damaged-*")):
+        place.rename(place.with_name(f".old-{place.name}"))
+    sweep(folder / STATES)
+    for picture in (folder / SAMPLES).glob("step-*.png"):
+        picture.unlink()
+    (folder / METRICS).unlink(missing_ok=True)
 
 
 def told(tally: list[Update]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ddim.solvers import Solver
 
 
-def progress() -> Progress:
-    """A bar on stderr; nothing where stderr is not a terminal."""
+def progress(*, shown: bool = True) -> Progress:
+    """A bar on stderr; nothing where stderr is not a terminal, or it is not to be shown."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -38,7 +38,7 @@ def progress() -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
 
 
 def counted(denoiser: Denoiser, bar: Progress, task: TaskID) -> Denoiser:

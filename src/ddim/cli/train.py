@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +15,12 @@ from ddim.cli.console import progress, writable
 from ddim.cli.options import Size
 
 if TYPE_CHECKING:
-    from ddim.checkpoints import State
     from ddim.data import Examples
     from ddim.model import Model
+    from ddim.trainer import Update
     from ddim.training import Training
 
-INTERRUPTED = 75
+INTERRUPTED, SPOKEN = 75, 20
 
 
 def train(
@@ -88,7 +89,7 @@ def train(
     ] = None,
     size: Size = None,
     model: Annotated[
-        str | None, typer.Option(help="small (usual), base, cifar10, or a config.json.")
+        str | None, typer.Option(help="tiny, small (usual), base, cifar10, or a config.json.")
     ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Learn the classes of labelled data.")
@@ -131,16 +132,13 @@ def train(
     Ctrl-C finishes the update, saves, and ends with status 75. Several processes: torchrun
     --nproc-per-node 2 -m ddim train …, or accelerate launch -m ddim train ….
     """
-    from ddim import fitting, keeping, store, training
+    from ddim import checkpoints, fitting, keeping, store, training
+    from ddim.kinds import built
     from ddim.trainer import engine
 
     writable(out)
-    processes = engine()
-    main = processes.is_main_process
-    if overwrite and main:
-        forget(out)
-    processes.wait_for_everyone()
-    state = fitting.resumable(out)
+    main = engine().is_main_process
+    state = None if overwrite else checkpoints.said(out / keeping.STATES)
     if state is None and store.holds_model(out) and not overwrite:
         raise ValueError(
             f"{out} holds a model already; choose another --out, or --overwrite to replace it"
@@ -168,7 +166,7 @@ def train(
     if state is None:
         options = training.Training(**{"held_out": min(512, len(examples) // 50), **chosen})
     else:
-        options = replace(before(state), **chosen)
+        options = replace(built(training.Training, state["training"]), **chosen)
     wanted = {"target": target, "schedule": schedule, "model": model, "init": init}
     fresh = state is None or conditional or any(value is not None for value in wanted.values())
     untrained = made(examples, options, wanted, conditional=conditional) if fresh else None
@@ -180,24 +178,28 @@ def train(
         tuple(name for name in log.split(",") if name),
         accept_changes,
     )
+    done = 0 if state is None else state["step"]
     if main:
-        size_of = untrained or (state.model if state else None)
-        weights = f"{size_of.size:,} weights" if size_of else ""
-        done = f", {state.step} updates done" if state else ""
-        print(f"{len(examples)} images of {examples.shape}, {weights}{done}", file=sys.stderr)
-    run(fitting.fit(untrained, examples, out, options, kept), options, out, state, main=main)
+        weights = f", {untrained.size:,} weights" if untrained else ""
+        before = f", {done} updates done" if done else ""
+        print(f"{len(examples)} images of {examples.shape}{weights}{before}", file=sys.stderr)
+    updates = fitting.fit(untrained, examples, out, options, kept, overwrite=overwrite)
+    run(updates, options, out, done, main=main)
 
 
-def run(updates: Any, options: Training, out: Path, state: State | None, *, main: bool) -> None:
+def run(updates: Iterator[Update], options: Training, out: Path, done: int, *, main: bool) -> None:
     """Follow a run under a bar, and say how it ended."""
-    update = None
-    with progress() as bar:
-        task = bar.add_task("training", total=options.steps, completed=state.step if state else 0)
+    update, since = None, time.monotonic()
+    with progress(shown=main) as bar:
+        task = bar.add_task("training", total=options.steps, completed=done)
         for update in updates:
-            if main:
-                bar.advance(task)
-                if update.step % 20 == 0:
-                    bar.update(task, description=f"training, loss {float(update.loss):.4f}")
+            bar.advance(task)
+            if update.step % SPOKEN == 0:
+                now = time.monotonic()
+                speed = SPOKEN * options.batch_size / (now - since)
+                told = f"loss {float(update.loss):.4f}, {speed:.0f} images/s"
+                bar.update(task, description=f"training, {told}")
+                since = now
     if update is not None and update.stop:
         if main:
             print(
@@ -223,14 +225,6 @@ def decays(text: str | None) -> float | tuple[float, ...] | None:
     return each[0] if len(each) == 1 else each
 
 
-def before(state: State) -> Training:
-    """The options that a run has had so far."""
-    from ddim.kinds import built
-    from ddim.training import Training
-
-    return built(Training, state.document["training"])
-
-
 def opened(
     source: str, size: int | tuple[int, int] | None, out: Path, *, skip_bad: bool, main: bool
 ) -> Examples:
@@ -238,7 +232,7 @@ def opened(
     from ddim.files import write
     from ddim.reading import read
 
-    with progress() as bar:
+    with progress(shown=main) as bar:
         task = bar.add_task("reading", total=None)
         images = read(source, size, skip_bad=skip_bad, tick=lambda n: bar.advance(task, n))
     if images.skipped and main:
@@ -261,7 +255,8 @@ def made(
         others = [f"--{name}" for name in ("target", "schedule", "model") if wanted[name]]
         if others:
             raise ValueError(f"--init brings its own {', '.join(others)}; leave them out")
-        return ddim.load(wanted["init"])
+        old = ddim.load(wanted["init"])
+        return replace(old, notes={**old.notes, "init": wanted["init"]})
     classes = len(lessons.class_names(examples)) if conditional else None
     name = wanted["model"] or "small"
     if name in nets.SIZES:
@@ -271,13 +266,3 @@ def made(
     table = spec.choose(wanted["schedule"] or "linear", schedules.SCHEDULES)
     target = wanted["target"] or "eps"
     return ddim.Model.new(examples.shape, table, target, config, options.seed, classes)
-
-
-def forget(out: Path) -> None:
-    """Delete what a folder holds of a run; the model goes when another is saved."""
-    from ddim.curves import METRICS
-    from ddim.keeping import SAMPLES, STATES
-
-    for name in (STATES, SAMPLES):
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / METRICS).unlink(missing_ok=True)
