@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10, help="of each loop in a round")
     chosen = parser.parse_args()
     shape = (1, chosen.side, chosen.side)
-    pixels = torch.randint(256, (2000, *shape), dtype=torch.uint8)
+    pixels = torch.randint(256, (32 * chosen.batch_size, *shape), dtype=torch.uint8)
     print(f"{chosen.size}, {chosen.side}×{chosen.side}, batch {chosen.batch_size}, ", end="")
     print(f"{torch.get_num_threads()} threads")
     for precision in ("float32", "bf16"):
@@ -76,9 +76,9 @@ def example(
     rate = import_module("diffusers.optimization").get_cosine_schedule_with_warmup(
         optimizer, 500, 100_000
     )
-    kind = PRECISIONS[precision]
+    kind, images = PRECISIONS[precision], TensorDataset(to_float(pixels))
     while True:
-        loader = DataLoader(TensorDataset(to_float(pixels)), batch_size, shuffle=True)
+        loader = DataLoader(images, batch_size, shuffle=True)
         for (clean,) in loader:
             noise = torch.randn_like(clean)
             times = torch.randint(0, 1000, (len(clean),))

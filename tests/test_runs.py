@@ -16,7 +16,7 @@ from PIL import Image
 import ddim
 from ddim import Images, Keeping, Training, fit
 from ddim.checkpoints import newest, steps
-from ddim.curves import drawn, rows
+from ddim.curves import cut, drawn, rows
 from ddim.lessons import lessons
 from ddim.losses import errors
 from tiny import tiny_model
@@ -121,6 +121,23 @@ def test_another_model_is_refused_in_the_folder_of_a_run(run, train):
     assert "updates done" not in err
 
 
+def test_overwrite_deletes_nothing_until_the_new_run_stands(train, tmp_path):
+    assert train()[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "it").rglob("*") if path.is_file()}
+    for words, data in (
+        (("--overwrite",), "nowhere"),
+        (("--overwrite", "--held-out", 9999), "digits"),
+    ):
+        assert train(*words, data=data)[0] == 2
+        assert {path: path.read_bytes() for path in before} == before
+    assert train("--overwrite", "--batch-size", 10**13)[0] == 1
+    assert {path: path.read_bytes() for path in before} == before
+    assert train("--overwrite", "--steps", 1)[0] == 0
+    assert steps(tmp_path / "it/training").keys() == {1}
+    assert [row["step"] for row in lines(tmp_path / "it")] == [1]
+    assert [path.name for path in (tmp_path / "it/samples").iterdir()] == ["step-00000001.png"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_update_finish_saves_and_the_run_goes_on(tmp_path, network, number):
     command = [sys.executable, "-m", "ddim", "train", "digits", "--out", "it", "--model"]
@@ -217,6 +234,23 @@ def test_classes_are_learned_from_sub_folders_named_and_sampled(run, tmp_path):
     assert "--init brings its own --target; leave them out" in err
 
 
+def test_another_beginning_is_refused(run, tmp_path):
+    """A run goes on from the model that it began with, or from none."""
+    for name in ("one", "two"):
+        model = tiny_model("v")
+        model.net.conv_in.bias.fill_(ord(name[0]))
+        ddim.save(model, tmp_path / name)
+    options = ("--steps", 2, "--batch-size", 4, "--held-out", 0)
+    assert run("train", "digits", "--out", "it", "--init", "one", *options)[0] == 0
+    assert run("train", "digits", "--out", "it", "--init", "one", *options)[0] == 0
+    code, _, err = run("train", "digits", "--out", "it", "--init", "two", *options)
+    assert code == 2
+    assert "the run in it has another beginning (--init)" in err
+    code, _, err = run("train", "digits", "--out", "c", "--init", "one", "--conditional", *options)
+    assert code == 2
+    assert "one has no classes, so --conditional cannot teach it any" in err
+
+
 def test_fine_tuning_begins_with_the_weights_of_the_model(run, tmp_path):
     ddim.save(tiny_model("v"), tmp_path / "old")
     options = ("--steps", 2, "--batch-size", 64, "--log-every", 1, "--held-out", 0)
@@ -269,6 +303,35 @@ def test_bars_run_from_the_least_to_the_most():
     assert drawn([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert drawn([5.0, 5.0]) == "▁▁"
     assert drawn([0, 2, 8, 6], width=2) == "▁█"
+
+
+def test_a_run_that_goes_on_drops_lines_that_a_loss_of_power_made(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 2}\n{"step": 3}\n')
+    cut(path, 2)
+    assert rows(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_metrics_of_something_else_are_left_alone(train, tmp_path):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it/metrics.jsonl").write_text('{"step": 99, "mine": 1}\n')
+    code, _, err = train()
+    assert code == 2
+    assert "it/metrics.jsonl is there already, and not of a run of ddim" in err
+    assert (tmp_path / "it/metrics.jsonl").read_text() == '{"step": 99, "mine": 1}\n'
+
+
+def test_the_run_is_kept_out_of_its_data(run, tmp_path):
+    (tmp_path / "data").mkdir()
+    code, _, err = run("train", "data", "--out", "data/run")
+    assert code == 2
+    assert "--out data/run is inside data, whose images it would add to" in err
+
+
+def test_a_batch_beyond_memory_is_one_sentence(train):
+    code, out, err = train("--batch-size", 10**13)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == "ddim: it does not fit in memory; lower the batch size"
 
 
 def test_a_torn_last_line_of_metrics_is_left_out_and_another_is_refused(tmp_path):

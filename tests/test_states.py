@@ -8,19 +8,22 @@ import os
 import random
 import shutil
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import ddim
 from ddim import Keeping, Training, fit, schedules
-from ddim.checkpoints import keep, newest, steps, verify
+from ddim.checkpoints import keep, newest, said, steps, sums, verify, write_state
 from ddim.data import Arrays
-from ddim.keeping import UnsavedError
+from ddim.keeping import UnsavedError, refuse_unsound
 from ddim.nets import MLPConfig
+from ddim.trainer import Trainer
 
 DATA = Arrays(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)))
-OPTIONS = Training(steps=8, batch_size=4, ema=(0.9, 0.99), held_out=12)
+OPTIONS = Training(steps=8, batch_size=4, ema=(0.1, 0.3), held_out=12)
 SAVING = Keeping(save_every=2, log_every=1)
 
 
@@ -78,7 +81,7 @@ def test_the_folder_holds_the_averaged_model_and_the_state_the_raw_weights_too(w
         torch.equal(weight, held[name]) for name, weight in state.model.net.state_dict().items()
     )
     assert not any(torch.equal(state.raw[name], weight) for name, weight in held.items())
-    assert list(state.averages) == ["0.99"]
+    assert list(state.averages) == ["0.3"]
     assert state.document["versions"]["torch"] == torch.__version__
     assert state.document["data"]["sha256"] == DATA.fingerprint
 
@@ -139,6 +142,35 @@ def test_a_damaged_newest_state_is_put_aside_and_the_one_before_is_taken(
     assert "taking the state before it" in caplog.text
     assert same(state, newest(whole / "training"))
     assert (tmp_path / "run/training/damaged-step-00000008").is_dir()
+
+
+def test_a_state_that_is_damaged_again_is_put_aside_again(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    for count in (1, 2):
+        raw = steps(tmp_path / "run/training")[8] / "raw.safetensors"
+        raw.write_bytes(raw.read_bytes()[:-1])
+        assert same(ended(tmp_path / "run"), newest(whole / "training"))
+        assert len(list((tmp_path / "run/training").glob("damaged-*"))) == count
+
+
+def test_a_state_of_another_format_is_no_damage(whole, tmp_path):
+    """Its bits are right: it stays where it is, and the sentence says what it is."""
+    shutil.copytree(whole, tmp_path / "run")
+    place = steps(tmp_path / "run/training")[8]
+    document = {**json.loads((place / "state.json").read_text()), "format": 2}
+    (place / "state.json").write_text(json.dumps(document))
+    (place / "SHA256SUMS").write_bytes(sums(place))
+    with pytest.raises(ValueError, match="is of format 2 and step 8; this ddim reads format 1"):
+        newest(tmp_path / "run/training")
+    assert 8 in steps(tmp_path / "run/training")
+
+
+def test_the_options_of_a_run_are_those_of_a_whole_state(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    place = steps(tmp_path / "run/training")[8] / "state.json"
+    place.write_text(place.read_text().replace('"steps": 8', '"steps": 9'))
+    assert said(tmp_path / "run/training")["step"] == 6
+    assert said(tmp_path / "none") is None
 
 
 def test_without_a_whole_state_the_run_says_so_and_begins_nothing(whole, tmp_path):
@@ -246,6 +278,7 @@ def test_a_disk_that_fails_at_any_write_of_a_save_leaves_the_state_before(
         assert "could not be saved at update 6" in str(told)
         assert os.strerror(error) in str(told)
         assert told.status == 1
+        assert not list(out.rglob("*.tmp"))
         found = steps(out / "training")
         for step in found:
             verify(found[step])
@@ -255,6 +288,79 @@ def test_a_disk_that_fails_at_any_write_of_a_save_leaves_the_state_before(
         shutil.rmtree(out)
         failures += 1
     assert failures > 40
+
+
+@pytest.mark.parametrize("part", ["raw", "optimizer", "averages", "model"])
+def test_every_tensor_must_be_finite_to_be_saved(whole, part):
+    state = newest(whole / "training")
+    refuse_unsound(state)
+    held = getattr(state, part)
+    tensors = {"averages": state.averages["0.3"], "model": state.model.net.state_dict()}
+    next(iter(tensors.get(part, held).values())).view(-1)[0] = torch.inf
+    with pytest.raises(FloatingPointError, match="is not finite at update 8"):
+        refuse_unsound(state)
+
+
+def test_names_are_synced_after_they_are_given(whole, tmp_path, monkeypatch):
+    """Or a loss of power could take the renamed state away after the older one was deleted."""
+    events = []
+    rename, synced = Path.rename, ddim.checkpoints.sync
+    monkeypatch.setattr(Path, "rename", lambda *paths: (events.append("rename"), rename(*paths))[1])
+    monkeypatch.setattr(
+        "ddim.checkpoints.sync", lambda path: (events.append(path.name), synced(path))
+    )
+    write_state(newest(whole / "training"), tmp_path)
+    assert events[-2:] == ["rename", tmp_path.name]
+    assert {".step-00000008.tmp", "model", "net"} <= set(events[:-2])
+
+
+def test_a_new_decay_starts_with_the_model_and_an_old_one_goes_on(tmp_path):
+    """Each average goes on as itself, wherever it stands in the list."""
+    accepting = Keeping(save_every=2, log_every=1, accept_changes=True)
+    held = ended(tmp_path, until=5)
+    trainer = Trainer(held.model, DATA, replace(OPTIONS, ema=(0.3, 0.7)))
+    trainer.restore(held)
+    first, second = (averaged.module.state_dict() for averaged in trainer.averages)
+    for name, weight in held.model.net.state_dict().items():
+        assert torch.equal(first[name], held.averages["0.3"][name])
+        assert torch.equal(second[name], weight)
+    assert list(ended(tmp_path, replace(OPTIONS, ema=(0.3, 0.7)), accepting).averages) == ["0.7"]
+
+
+def test_an_older_run_goes_once_the_new_one_has_saved(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    run = fit(model(), DATA, tmp_path / "run", OPTIONS, SAVING, overwrite=True)
+    assert next(run).step == 1
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    assert 8 in steps(tmp_path / "run/training")
+    assert next(run).step == 2
+    assert steps(tmp_path / "run/training").keys() == {2}
+    run.close()
+    assert same(ended(tmp_path / "run"), newest(whole / "training"))
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    ended(tmp_path, until=3)
+    left = [tmp_path / f".ddim.json.{process.pid}.tmp", tmp_path / f"net/.x.{process.pid}.1.tmp"]
+    mine = tmp_path / f".ddim.json.{os.getpid()}.tmp"
+    for path in (*left, mine):
+        path.write_text("half")
+    run = fit(model(), DATA, tmp_path, OPTIONS, SAVING)
+    next(run)
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+    run.close()
+
+
+def test_a_network_that_cannot_be_written_is_refused_before_it_is_trained(tmp_path):
+    foreign = ddim.Model(torch.nn.Linear(3, 3), schedules.cosine(), "v", (3,))
+    with pytest.raises(ValueError, match="Linear is not a network that ddim can write"):
+        next(fit(foreign, DATA, tmp_path, OPTIONS, SAVING))
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -276,7 +382,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 def test_nothing_that_is_not_finite_is_saved(whole, tmp_path, steps_, words):
     """Where the rate takes the weights to infinity, the state before that stays the newest."""
     ended(tmp_path, until=5)
-    wild = Training(steps=steps_, batch_size=4, ema=(0.9, 0.99), held_out=12, lr=1e200)
+    wild = Training(steps=steps_, batch_size=4, ema=(0.1, 0.3), held_out=12, lr=1e200)
     accepting = Keeping(save_every=2, log_every=1, accept_changes=True)
     with pytest.raises(FloatingPointError, match=words) as told:
         for _ in fit(model(), DATA, tmp_path, wild, accepting):

@@ -8,7 +8,19 @@ import torch
 import ddim
 from ddim import Training, schedules, train
 from ddim.data import Arrays, Images, to_float
-from ddim.lessons import Lesson, lessons, mask_seed, numbered
+from ddim.keeping import told
+from ddim.lessons import (
+    BATCH,
+    HELD,
+    MASK,
+    ORDER,
+    OWN,
+    SIDE,
+    Lesson,
+    lessons,
+    numbered,
+    seed_of,
+)
 from ddim.losses import errors, loss, min_snr_gamma, variational_gamma
 from ddim.trainer import Trainer, ema
 from ddim.training import rate
@@ -131,18 +143,20 @@ class Line(torch.nn.Module):
         return self.dropout(self.weight * x)
 
 
-def test_an_update_is_adam_on_the_clipped_gradient_and_the_average_follows():
+@pytest.mark.parametrize("min_snr", [None, 5.0])
+def test_an_update_is_adam_on_the_clipped_gradient_and_the_average_follows(min_snr):
     """The loop in full, against the textbook's on the same batches; with dropout drawn alike."""
     model = ddim.Model(Line().eval(), schedules.cosine(), "v", (1, 8, 8))
-    options = Training(steps=6, batch_size=4, lr=0.3, warmup=2, ema=0.3, max_grad_norm=0.05)
+    options = Training(6, 4, lr=0.3, warmup=2, ema=0.3, max_grad_norm=0.05, min_snr=min_snr)
+    gamma = None if min_snr is None else min_snr_gamma(model.schedule, "v", min_snr)
     nets = [copy.deepcopy(update.model.net) for update in train(model, DIGITS, options)]
     ours = [net.weight for net in nets]
     assert [int(net.seen) for net in nets] == [1, 2, 3, 4, 5, 6]
     line, average, m, v = Line(), None, 0, 0
     for n in range(6):
-        torch.manual_seed(mask_seed(options, n, 0))
+        torch.manual_seed(seed_of(options, n, 0, MASK))
         (slope,) = torch.autograd.grad(
-            loss(line, model.schedule, "v", draw(DIGITS, 1000, options, n)), line.weight
+            loss(line, model.schedule, "v", draw(DIGITS, 1000, options, n), gamma), line.weight
         )
         slope = slope * min(1, 0.05 / slope.norm())
         m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
@@ -175,23 +189,39 @@ def test_the_same_seed_trains_the_same_model():
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
-class Breaking(Line):
-    """Answers nan at the calls it is told, on inputs that would train it otherwise."""
+class Poison(torch.autograd.Function):
+    """The same, with a gradient that is infinite."""
 
-    def __init__(self, broken):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slope):
+        return slope * torch.inf
+
+
+class Breaking(Line):
+    """Breaks the loss, or the gradient alone, at the calls it is told."""
+
+    def __init__(self, broken, what="loss"):
         super().__init__()
-        self.broken, self.calls = broken, 0
+        self.broken, self.calls, self.what = broken, 0, what
         self.dropout = torch.nn.Identity()
 
     def forward(self, x, t):
         self.calls += 1
-        return super().forward(x, t) * (torch.nan if self.calls - 1 in self.broken else 1)
+        out = super().forward(x, t)
+        if self.calls - 1 not in self.broken:
+            return out
+        return Poison.apply(out) if self.what == "gradient" else out * torch.nan
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted():
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(what):
     """The others are those of a run that never had it: same data, same rate, nothing averaged."""
     options = Training(steps=6, batch_size=4, lr=0.1, warmup=0)
-    model = ddim.Model(Breaking({2, 3}).eval(), schedules.cosine(), "v", (1, 8, 8))
+    model = ddim.Model(Breaking({2, 3}, what).eval(), schedules.cosine(), "v", (1, 8, 8))
     trainer = Trainer(model, PLAIN, options)
     weights = []
     for update in trainer.updates():
@@ -313,7 +343,8 @@ def test_flips_mirror_half_of_the_images_and_labels_are_dropped_as_often_as_aske
     dropped = batch.label == 10
     assert abs(float(dropped.double().mean()) - 0.25) < 5 * 0.433 / 1000**0.5
     assert torch.equal(batch.label[~dropped], plain.label[~dropped])
-    assert not torch.equal(dropped, mirrored)
+    both = float((dropped & mirrored).double().mean())  # independent of each other
+    assert abs(both - 0.125) < 5 * (0.125 * 0.875 / 1000) ** 0.5
     seen = to_float(DIGITS.pixels)
     for x0, label in zip(plain.x0[:50], plain.label[:50], strict=True):
         assert label in DIGITS.labels[(seen == x0).flatten(1).all(1)]
@@ -442,13 +473,24 @@ def test_a_model_with_classes_learns_them_and_names_them():
     assert none < wrong
 
 
+def test_plain_numbers_of_a_model_without_names_are_kept():
+    """A class model of diffusers, fine-tuned on two of its ten classes."""
+    pixels = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    model = tiny_model(classes=10)
+    assert numbered(Images(pixels, torch.tensor([7, 3, 7])), model).tolist() == [7, 3, 7]
+    last = list(train(model, Images(pixels, torch.tensor([7, 3, 7])), Training(1, 2)))[-1].model
+    assert last.notes["labels"] == list("0123456789")
+    with pytest.raises(ValueError, match=r"classes 0, 1, 2, .* the model 3; give data"):
+        numbered(DIGITS, tiny_model(classes=3))
+
+
 def test_labels_are_matched_by_name():
     """A model fine-tuned on some of its classes keeps their places."""
     model = replace(tiny_labelled(), notes={"null_label": 10, "labels": list("abcdefghij")})
     pixels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     few = Images(pixels, torch.tensor([1, 0, 1, 2]), ("d", "b", "j"))
     assert numbered(few, model).tolist() == [1, 3, 1, 9]
-    assert numbered(Images(pixels, torch.tensor([7, 3, 3, 9])), tiny_labelled()).tolist() == [
+    assert numbered(Images(pixels, torch.tensor([70, 30, 30, 90])), tiny_labelled()).tolist() == [
         1,
         0,
         0,
@@ -472,3 +514,96 @@ def test_half_precision_learns_what_float32_does(precision):
     first, second = (sum(run[-20:]) / 20 for run in losses)
     assert second == pytest.approx(first, rel=0.05)
     assert losses[0][-1] != losses[1][-1]
+
+
+def test_a_run_goes_on_with_its_counts_and_its_scale():
+    """In float16, in the middle of a streak: the scale was halved, and nothing was averaged."""
+    options = Training(steps=8, batch_size=4, lr=0.1, warmup=0, precision="fp16")
+    for what, row in (("loss", 2), ("gradient", 0)):  # an overflow is no sign of divergence
+        model = ddim.Model(Breaking({3, 4}, what).eval(), schedules.cosine(), "v", (1, 8, 8))
+        trainer = Trainer(model, PLAIN, options)
+        for update in trainer.updates():
+            if update.step == 5:
+                break
+        again = Trainer(replace(model, net=trainer.model.net), PLAIN, options)
+        again.restore(trainer.state())
+        for one in (trainer, again):
+            assert (one.step, one.learned, one.skipped, one.in_row) == (5, 3, 2, row)
+            assert one.scaler.get_scale() == 65536 / 4
+            assert int(one.averages[0].n_averaged) == 3
+
+
+def test_float16_searches_its_scale_for_longer_than_a_run_that_diverges():
+    def run(what):
+        broken = Breaking(set(range(1, 14)), what)
+        model = ddim.Model(broken.eval(), schedules.cosine(), "v", (1, 8, 8))
+        options = Training(steps=16, batch_size=4, lr=0.1, precision="fp16")
+        return list(train(model, PLAIN, options))
+
+    assert sum(update.skipped for update in run("gradient")) == 13
+    with pytest.raises(FloatingPointError, match="10 updates in a row"):
+        run("loss")
+
+
+def test_float16_clips_the_gradient_and_not_its_scaled_one():
+    norms = []
+    for precision in ("float32", "fp16"):
+        options = Training(steps=3, batch_size=16, precision=precision)
+        norms.append([update.grad_norm for update in train(tiny_model(), PLAIN, options)])
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+class Listening(torch.nn.Module):
+    """Answers 0 and keeps the times that it was asked at."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.asked = []
+
+    def forward(self, x, t):
+        self.asked += t.tolist()
+        return x * self.weight
+
+
+def test_held_out_times_are_spread_evenly_whatever_the_order_of_the_examples():
+    model = ddim.Model(Listening().eval(), schedules.cosine(), "v", (1, 8, 8))
+    trainer = Trainer(model, PLAIN, Training(held_out=50, batch_size=16))
+    trainer.held_out_loss()
+    asked = trainer.averages[0].module.asked
+    assert sorted(t * 50 // 1000 for t in asked) == list(range(50))
+    assert asked != sorted(asked)
+
+
+def test_the_held_out_loss_of_data_that_draws_is_fixed_too():
+    trainer = Trainer(tiny_model(), Jittered(), Training(held_out=10, batch_size=4))
+    before = torch.get_rng_state()
+    assert trainer.held_out_loss() == trainer.held_out_loss()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_streams_are_distinct():
+    assert len({0, ORDER, BATCH, SIDE, HELD, MASK, OWN}) == 7
+    seeds = [
+        seed_of(Training(seed=seed), step, rank, use)
+        for seed in (0, 1)
+        for step in (0, 1)
+        for rank in (0, 1)
+        for use in (MASK, OWN)
+    ]
+    assert len(set(seeds)) == 16
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    lesson = Lesson(Arrays(torch.arange(50.0).reshape(50, 1)), 9, Training(batch_size=50))
+    assert len({tuple(lesson.batch(k).x0.flatten().tolist()) for k in range(6)}) == 6
+
+
+def test_a_line_of_metrics_leaves_skipped_updates_out():
+    model = ddim.Model(Breaking({1}).eval(), schedules.cosine(), "v", (1, 8, 8))
+    updates = list(train(model, PLAIN, Training(steps=3, batch_size=4, lr=0.1)))
+    line = told(updates)
+    for name in ("loss", "grad_norm"):
+        kept = [float(getattr(update, name)) for update in (updates[0], updates[2])]
+        assert line[name] == pytest.approx(sum(kept) / 2)
+    assert told(updates[1:2])["loss"] is None

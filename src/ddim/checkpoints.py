@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -50,38 +51,49 @@ def write_state(state: State, folder: Path) -> Path:
     """
     place, temporary = folder / f"step-{state.step:08d}", folder / f".step-{state.step:08d}.tmp"
     sweep(folder)
-    save(state.model, temporary / "model")
+    try:
+        _written(state, temporary)
+        if place.exists():  # damaged, or it would have been read
+            place.rename(folder / f".old-{place.name}")
+        temporary.rename(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it takes the room
+    sync(folder)
+    return place
+
+
+def _written(state: State, place: Path) -> None:
+    """Write all of a state into a folder, synced."""
+    save(state.model, place / "model")
     tensors = {"raw": state.raw, "optimizer": state.optimizer}
     tensors |= {f"ema-{decay}": weights for decay, weights in state.averages.items()}
     for name, each in tensors.items():
         kept = {key: tensor.detach().cpu().contiguous() for key, tensor in each.items()}
-        write(temporary / f"{name}.safetensors", safetensors.torch.save(kept))
-    write(temporary / "state.json", to_json({"format": FORMAT, **state.document}))
-    write(temporary / SUMS, sums(temporary))
-    for inside in (temporary, *temporary.rglob("*")):
+        write(place / f"{name}.safetensors", safetensors.torch.save(kept))
+    write(place / "state.json", to_json({"format": FORMAT, **state.document}))
+    write(place / SUMS, sums(place))
+    for inside in (place, *place.rglob("*")):
         if inside.is_dir():
             sync(inside)
-    if place.exists():  # damaged, or it would have been read
-        place.rename(folder / f".old-{place.name}")
-    temporary.rename(place)
-    sync(folder)
-    return place
 
 
 def newest(folder: Path) -> State | None:
     """The newest whole state of a run, checked to the last bit before a tensor of it is read.
 
     None where there never was one. A damaged one is named in the log and renamed, and the one
-    before is taken; raises ValueError where all of them are damaged.
+    before is taken; raises ValueError where all of them are damaged, or one is of another ddim, and
+    OSError where one cannot be read.
     """
     for step, place in sorted(steps(folder).items(), reverse=True):
         try:
             verify(place)
-            return _opened(step, place)
-        except (ValueError, OSError) as error:
+        except FileNotFoundError:  # another process of the run has put it aside
+            continue
+        except ValueError as error:
             logging.getLogger("ddim").warning("%s; taking the state before it", error)
-            with suppress(OSError):  # of several processes one renames it
-                place.rename(folder / f"damaged-{place.name}")
+            _put_aside(place)
+        else:
+            return _opened(step, place)
     if damaged := sorted(path.name for path in folder.glob("damaged-step-*")):
         raise ValueError(
             f"no state in {folder} is whole ({listed(damaged)}); restore one of them, "
@@ -91,19 +103,24 @@ def newest(folder: Path) -> State | None:
 
 
 def said(folder: Path) -> dict[str, Any] | None:
-    """The document of the newest state that has one to read, unchecked; None where there is none.
-
-    For what a run is called with again; `newest` is for what it goes on from.
-    """
+    """The document of the newest whole state, without its tensors; None where there is none."""
     for _, place in sorted(steps(folder).items(), reverse=True):
-        with suppress(ValueError):
+        with suppress(ValueError, FileNotFoundError):
+            verify(place)
             return read_json(place / "state.json")
     return None
 
 
+def _put_aside(place: Path) -> None:
+    ends = ("", *(f"-{count}" for count in range(2, 100)))
+    names = (place.with_name(f"damaged-{place.name}{end}") for end in ends)
+    with suppress(OSError):  # of several processes one renames it
+        place.rename(next(name for name in names if not name.exists()))
+
+
 def verify(place: Path) -> None:
     """Raise ValueError unless the files of a state are those it was written with, bit for bit."""
-    if not (place / SUMS).is_file():
+    if place.is_dir() and not (place / SUMS).is_file():
         raise ValueError(f"{place} is damaged: {SUMS} is missing")
     if (place / SUMS).read_bytes() != sums(place):
         raise ValueError(f"{place} is damaged: its files are not those of {SUMS}")
@@ -112,9 +129,13 @@ def verify(place: Path) -> None:
 def keep(folder: Path) -> None:
     """Delete all states but the newest two and the one with the least held-out loss."""
     found = sorted(steps(folder).items())
-    losses = {step: read_json(place / "state.json")["held_out_loss"] for step, place in found}
-    known = {step: loss for step, loss in losses.items() if loss is not None}
-    kept = {step for step, _ in found[-KEPT:]} | {min(known, key=known.__getitem__, default=-1)}
+    losses: dict[int, float] = {}
+    for step, place in found:
+        with suppress(ValueError):  # of a damaged one
+            loss = read_json(place / "state.json").get("held_out_loss")
+            if isinstance(loss, float) and math.isfinite(loss):
+                losses[step] = loss
+    kept = {step for step, _ in found[-KEPT:]} | {min(losses, key=losses.__getitem__, default=-1)}
     for step, place in found:
         if step not in kept:
             place.rename(folder / f".old-{place.name}")

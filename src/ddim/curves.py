@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,33 +22,42 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
     Raises ValueError for any other line that is no JSON object with a step.
     """
-    if not path.exists():
-        return []
-    found, lines = [], path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line and number == len(lines):
-            break
-        try:
-            row = json.loads(line)
-            found.append({**row, "step": int(row["step"])})
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):  # without its end: a kill came between
-                break
-            raise ValueError(
-                f"{path}, line {number}, is no line of metrics; take it out"
-            ) from error
-    return found
+    lines = _lines(path)
+    found = [_row(line) for line in lines]
+    if found and found[-1] is None:
+        found.pop()  # a kill came between
+    for number, row in enumerate(found, 1):
+        if row is None:
+            raise ValueError(f"{path}, line {number}, is no line of metrics; take it out")
+    return [row for row in found if row is not None]
 
 
 def cut(path: Path, step: int) -> None:
-    """Drop the lines after a step, which a run that goes on from there writes again."""
-    kept = [row for row in rows(path) if row["step"] <= step]
+    """Drop the lines after a step, which a run that goes on from there writes again, and what the
+    loss of power made of others."""
+    kept = [row for row in map(_row, _lines(path)) if row is not None and row["step"] <= step]
     write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return {**row, "step": int(row["step"])}
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def series(found: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """The steps and values of one entry of the rows."""
-    pairs = [(row["step"], row[name]) for row in found if isinstance(row.get(name), int | float)]
+    """The steps and the finite values of one entry of the rows."""
+    pairs = [
+        (row["step"], float(row[name]))
+        for row in found
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+    ]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 

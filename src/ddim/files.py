@@ -6,9 +6,11 @@ import io
 import json
 import os
 import re
+import time
 import warnings
 import zipfile
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,25 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             path.unlink(missing_ok=True)
     for parent in {path.parent for path, _ in staged}:
         sync(parent)
+
+
+def sweep_temporary(folder: Path, age: float = 0.0) -> None:
+    """Delete what killed processes were writing into a folder, if it is `age` seconds old."""
+    for path in folder.glob(".*.tmp"):
+        writer = re.search(r"\.(\d+)(\.\d+)?\.tmp$", path.name)
+        with suppress(OSError):
+            if writer and not _lives(int(writer[1])) and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def sync(folder: Path) -> None:

@@ -13,13 +13,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from ddim.checkpoints import State, newest, steps
+from ddim.curves import METRICS
 from ddim.extras import needed
-from ddim.keeping import STATES, Files, Keeping, forget
+from ddim.keeping import STATES, Files, Keeping
 from ddim.kinds import listed
 from ddim.model import Model
+from ddim.store import refuse_foreign
 from ddim.trainer import Data, Trainer, Update, engine, versions
 from ddim.training import Training
+
+LOCK = ".lock"
 
 
 def fit(
@@ -36,7 +42,7 @@ def fit(
     out: gets the model with averaged weights, as `save` writes it, training/step-N with all that
         the run depends on, metrics.jsonl, and samples/step-N.png.
     model: untrained, or to be fine-tuned; None where `out` holds a run, whose model is taken.
-    overwrite: begin anew, and delete what `out` holds of a run once the new one stands.
+    overwrite: begin anew; what `out` holds of an older run goes once the new one has saved.
     A killed run, continued, ends with the bits that an unbroken one ends with, on the same machine
     with as many threads and processes. SIGINT and SIGTERM let the update finish and save, and the
     iteration ends early. A finished run goes on with more `steps`.
@@ -55,6 +61,7 @@ def fit(
             _refuse_another(model, state, folder)
         start = model if state is None else state.model
         assert start is not None
+        refuse_foreign(start)
         trainer = Trainer(
             start,
             data,
@@ -66,11 +73,24 @@ def fit(
         changes = [] if state is None else _accepted(state, trainer, keeping, folder)
         if state is not None:
             trainer.restore(state)
+            _refuse_apart(trainer)
+        if state is None and not overwrite and main:
+            _refuse_foreign_metrics(folder)
         held = None if overwrite else trainer.step
         with _alone(folder / STATES, held) if main else nullcontext():
-            if overwrite and main:
-                forget(folder)
-            yield from _followed(trainer, Files(folder, trainer, keeping, main, changes), state)
+            files = Files(folder, trainer, keeping, main, changes, anew=overwrite)
+            yield from _followed(trainer, files, state)
+
+
+def _refuse_apart(trainer: Trainer) -> None:
+    """Raise ValueError if the processes of a run have found different states."""
+    here = torch.tensor([trainer.step], device=trainer.accelerator.device)
+    found = sorted(set(trainer.accelerator.gather(here).tolist()))
+    if len(found) > 1:
+        raise ValueError(
+            f"the processes have found states of updates {listed(found)}; start them again when "
+            "all of them see the same folder"
+        )
 
 
 def _followed(trainer: Trainer, files: Files, state: State | None) -> Iterator[Update]:
@@ -83,9 +103,11 @@ def _followed(trainer: Trainer, files: Files, state: State | None) -> Iterator[U
             if update.stop:
                 return
     except FloatingPointError as error:
+        back = f"{files.folder} is as it was saved at update {files.saved}, and goes on from there"
         raise FloatingPointError(
-            f"{error}; {files.folder} is as it was saved at update {files.saved}, and goes on from "
-            "there, with --accept-changes for another option"
+            f"{error}; {back}, with --accept-changes for another option"
+            if files.saved
+            else f"{error}; nothing was saved yet"
         ) from error
     finally:
         files.end()
@@ -93,9 +115,8 @@ def _followed(trainer: Trainer, files: Files, state: State | None) -> Iterator[U
 
 def _refuse_another(model: Model, state: State, folder: Path) -> None:
     """Raise ValueError unless a model's network, target and schedule are those of the run."""
-    for name, ours, theirs in zip(
-        ("network", "target", "schedule"), _kind(model), _kind(state.model), strict=True
-    ):
+    names = ("network", "target", "schedule", "beginning (--init)")
+    for name, ours, theirs in zip(names, _kind(model), _kind(state.model), strict=True):
         if ours != theirs:
             raise ValueError(
                 f"the run in {folder} has another {name}; choose another --out, or --overwrite to "
@@ -103,11 +124,11 @@ def _refuse_another(model: Model, state: State, folder: Path) -> None:
             )
 
 
-def _kind(model: Model) -> tuple[Any, str, Any]:
+def _kind(model: Model) -> tuple[Any, str, Any, Any]:
     config: Any = getattr(model.net, "config", None)
     network = config.written() if config is not None else type(model.net).__name__
     tables = (model.schedule.signal.tolist(), model.schedule.noise.tolist())
-    return json.loads(json.dumps(network)), model.target, tables
+    return json.loads(json.dumps(network)), model.target, tables, model.notes.get("init")
 
 
 def _accepted(
@@ -144,6 +165,14 @@ def _accepted(
     return [*state.document.get("changes", []), *changes]
 
 
+def _refuse_foreign_metrics(folder: Path) -> None:
+    """Raise ValueError for a metrics.jsonl where no run has begun."""
+    if (folder / METRICS).exists() and not (folder / STATES / LOCK).exists():
+        raise ValueError(
+            f"{folder / METRICS} is there already, and not of a run of ddim; choose another --out"
+        )
+
+
 @contextmanager
 def _alone(folder: Path, step: int | None) -> Iterator[None]:
     """Hold a run's folder against other processes; a killed one lets go of it.
@@ -155,7 +184,7 @@ def _alone(folder: Path, step: int | None) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
         ours = step is None or max(steps(folder), default=0) == step

@@ -126,14 +126,14 @@ def examples(data: Any) -> Examples:
 
 
 @contextmanager
-def same_draws() -> Iterator[None]:
-    """The global random numbers of torch (CPU), numpy and Python from seed 0, then as before."""
+def same_draws(seed: int = 0) -> Iterator[None]:
+    """The global random numbers of torch (CPU), numpy and Python from a seed, then as before."""
     numpys, pythons = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            np.random.seed(0)
-            random.seed(0)
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
             yield
     finally:
         np.random.set_state(numpys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ddim.checkpoints import State, keep, steps, sweep, write_state
 from ddim.curves import METRICS, cut
+from ddim.files import sweep_temporary
 from ddim.noise import Seeded
 from ddim.pictures import save_grid
 from ddim.sampling import sample
@@ -58,15 +60,21 @@ class Keeping:
 
 @dataclass
 class Files:
-    """What a run writes, and what was tallied since the last line of its metrics."""
+    """What a run writes, and what was tallied since the last line of its metrics.
+
+    anew: the folder holds an older run, which goes once this one has saved; until then the lines
+    of its metrics wait.
+    """
 
     folder: Path
     trainer: Trainer
     keeping: Keeping
     main: bool
     changes: list[dict[str, Any]]
+    anew: bool = False
     saved: int = 0
     tally: list[Update] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
     def begin(self, state: State | None) -> None:
@@ -77,24 +85,30 @@ class Files:
             self.trainer.accelerator.init_trackers("ddim", config=told)
         if not self.main:
             return
-        with self._writing("begun"):
-            cut(self.folder / METRICS, self.saved)
+        for place in (".", "unet", "net", "scheduler", SAMPLES):
+            sweep_temporary(self.folder / place)
+        with self._writing("at its start"):
+            if not self.anew:
+                cut(self.folder / METRICS, self.saved)
             if state is not None:
                 save(self.trainer.model, self.folder)
 
     def note(self, update: Update) -> None:
         """Save, log and show what is due after an update."""
         options, keeping = self.trainer.options, self.keeping
-        self.tally.append(replace(update, quarters=update.quarters.clone()))
+        if self.main:
+            self.tally.append(replace(update, quarters=update.quarters.clone()))
         last = update.step == options.steps or update.stop
         saving = last or (update.step % keeping.save_every == 0 and not self.trainer.in_row)
         shown = keeping.save_every if keeping.sample_every is None else keeping.sample_every
         if self.main and (saving or update.step % keeping.log_every == 0):
-            held_out = self.trainer.held_out_loss() if saving else None
+            held_out = self.trainer.held_out_loss() if saving and not update.stop else None
+            if held_out is not None and not math.isfinite(held_out):
+                held_out = None
             self._log(update.step, held_out)
             if saving:
                 self._save(update.step, held_out)
-        if self.main and shown and (update.step % shown == 0 or last):
+        if self.main and not self.anew and shown and (update.step % shown == 0 or last):
             self._show(update.step)
         if saving:
             self.trainer.accelerator.wait_for_everyone()
@@ -112,21 +126,31 @@ class Files:
         examples = len(self.tally) * self.trainer.options.batch_size
         line["examples_per_s"] = round(examples / max(now - self.since, 1e-9), 2)
         self.since, self.tally = now, []
-        with self._writing(f"at update {step}"), (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.lines.append(json.dumps(line) + "\n")
+        if not self.anew:
+            self._write_lines(step)
         if self.keeping.log:
             known = {name: value for name, value in flat(line).items() if value is not None}
             self.trainer.accelerator.log(known, step=step)
 
     def _save(self, step: int, held_out: float | None) -> None:
         state = self.trainer.state(held_out)
-        _refuse_unsound(state)
+        refuse_unsound(state)
         state = replace(state, document={**state.document, "changes": self.changes})
         with self._writing(f"at update {step}"):
             write_state(state, self.folder / STATES)
             self.saved = step
+            if self.anew:
+                _forget(self.folder, step)
+                self.anew = False
+                self._write_lines(step)
             save(state.model, self.folder)
             keep(self.folder / STATES)
+
+    def _write_lines(self, step: int) -> None:
+        with self._writing(f"at update {step}"), (self.folder / METRICS).open("a") as file:
+            file.write("".join(self.lines))
+        self.lines = []
 
     def _show(self, step: int) -> None:
         model = self.trainer.model
@@ -145,16 +169,19 @@ class Files:
         try:
             yield
         except OSError as error:
-            whole = f"the state of update {self.saved} is whole" if self.saved else "none was yet"
+            whole = (
+                f"the state of update {self.saved} is whole" if self.saved else "no state was yet"
+            )
             raise UnsavedError(
                 f"the run in {self.folder} could not be saved {when} "
                 f"({error.strerror or error}); {whole}: mend that and run the same command again"
             ) from error
 
 
-def forget(folder: Path) -> None:
-    """Delete what a folder holds of a run; its model goes when another is saved."""
-    for place in (*steps(folder / STATES).values(), *(folder / STATES).glob("damaged-*")):
+def _forget(folder: Path, step: int) -> None:
+    """Delete what a folder holds of an older run than that which has saved a step."""
+    older = [place for saved, place in steps(folder / STATES).items() if saved != step]
+    for place in (*older, *(folder / STATES).glob("damaged-*")):
         place.rename(place.with_name(f".old-{place.name}"))
     sweep(folder / STATES)
     for picture in (folder / SAMPLES).glob("step-*.png"):
@@ -176,7 +203,7 @@ def told(tally: list[Update]) -> dict[str, Any]:
     }
 
 
-def _refuse_unsound(state: State) -> None:
+def refuse_unsound(state: State) -> None:
     """Raise FloatingPointError if a tensor of the state holds a nan or an infinity."""
     sets: list[Mapping[str, Tensor]] = [state.raw, state.optimizer, state.model.net.state_dict()]
     for tensors in (*sets, *state.averages.values()):

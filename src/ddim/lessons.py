@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddim.data import Examples
+from ddim.items import same_draws
 from ddim.model import Model
 from ddim.noise import stream
 from ddim.training import Training
 
-ORDER, BATCH, SIDE, HELD, MASK = range(1, 6)  # uses of a random stream; 0 is sampling
+ORDER, BATCH, SIDE, HELD, MASK, OWN = range(1, 7)  # uses of a random stream; 0 is sampling
 
 
 class Batch(NamedTuple):
@@ -130,30 +131,42 @@ def class_names(data: Examples) -> tuple[str, ...]:
     if data.labels is None:
         raise ValueError(
             "the data has no labels, which a model with classes needs; give an .npz with labels, "
-            "or a folder with one sub-folder per class"
+            "or a folder of two sub-folders or more, one per class"
         )
     return data.names or tuple(map(str, sorted(set(data.labels.tolist()))))
 
 
-def numbered(data: Examples, model: Model) -> Tensor | None:
-    """(N,) the labels as the model counts them, by name where it has names; None without classes.
+def known_names(data: Examples, model: Model) -> tuple[str, ...]:
+    """The classes of a model, in its order: its own names, or those of the data.
 
-    Raises ValueError for labels that the model does not have, or where it has classes and the data
-    no labels.
+    Without names on either side, and labels that are all numbers of the model's, those numbers.
+    Raises ValueError for classes that the model does not have, and without labels.
+    """
+    own, count = class_names(data), model.labels or 0
+    plain = tuple(map(str, range(count)))
+    named = tuple(model.notes.get("labels") or ())
+    known = named or (plain if not data.names and set(own) <= set(plain) else own)
+    if not set(own) <= set(known) or len(known) > count:
+        whose = f": {_listed(named)}" if named else ""
+        raise ValueError(
+            f"the data has the classes {_listed(own)}, and the model {count}{whose}; "
+            "give data of the model's classes"
+        )
+    return known
+
+
+def numbered(data: Examples, model: Model) -> Tensor | None:
+    """(N,) the labels as the model counts them, or None for one without classes.
+
+    Raises ValueError as `known_names` does.
     """
     if model.labels is None:
         return None
-    own = class_names(data)
-    known = tuple(model.notes.get("labels") or own)
-    unknown = [name for name in own if name not in known]
-    if unknown or len(known) > model.labels or data.labels is None:
-        raise ValueError(
-            f"the data has the classes {_listed(own)}, and the model {model.labels}"
-            f"{': ' + _listed(known) if known != own else ''}; give data of the model's classes"
-        )
-    values = range(len(own)) if data.names else sorted(set(data.labels.tolist()))
+    known, own = known_names(data, model), class_names(data)
+    labels: list[int] = [] if data.labels is None else data.labels.tolist()
+    values = range(len(own)) if data.names else sorted(set(labels))
     place = {value: known.index(name) for value, name in zip(values, own, strict=True)}
-    return torch.tensor([place[value] for value in data.labels.tolist()])
+    return torch.tensor([place[value] for value in labels])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -165,14 +178,13 @@ def notes_of_classes(data: Examples, model: Model) -> dict[str, Any]:
     labels = numbered(data, model)
     if labels is None:
         return {}
-    names = model.notes.get("labels") or class_names(data)
     digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
-    return {"labels": list(names), "labels_sha256": digest}
+    return {"labels": list(known_names(data, model)), "labels_sha256": digest}
 
 
-def mask_seed(options: Training, step: int, rank: int) -> int:
-    """What torch's generators start from in an update: dropout, and a user's own augmentation."""
-    return int(stream(options.seed, step, MASK).integers(2**62)) + rank
+def seed_of(options: Training, step: int, rank: int, use: int) -> int:
+    """What global generators start from in an update: MASK for dropout, OWN for a user's data."""
+    return int(stream(options.seed, step, use).integers(2**62)) + rank
 
 
 class Shares(Dataset[Batch]):
@@ -182,8 +194,7 @@ class Shares(Dataset[Batch]):
         self.lesson, self.rank, self.processes = learned, rank, processes
 
     def __getitem__(self, step: int) -> Batch:
-        with torch.random.fork_rng([]):  # for a Dataset of the user's that draws
-            torch.manual_seed(mask_seed(self.lesson.options, step, self.rank))
+        with same_draws(seed_of(self.lesson.options, step, self.rank, OWN)):
             return self.lesson.batch(step, self.rank, self.processes)
 
 

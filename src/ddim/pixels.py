@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.decoding import Array
-from ddim.files import read_json, write_json
+from ddim.files import read_json, sweep_temporary, write_json
 
 
 class Room:
@@ -81,6 +81,7 @@ class Room:
         if prod(shape) <= self._limit:
             array = np.empty(shape, np.uint8)
         else:
+            sweep_temporary(self._path.parent, age=3600)  # of processes of this machine
             self._file = self._path.with_name(f".{self._path.name}.{os.getpid()}.{shape[1]}.tmp")
             _reserve(self._file, prod(shape))
             array = np.memmap(self._file, np.uint8, "r+", shape=shape)

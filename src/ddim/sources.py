@@ -49,7 +49,7 @@ class Source:
 
 def stamp(path: Path, name: str) -> Stamp:
     """What a file is known by."""
-    found = path.lstat()
+    found = path.stat() if path.exists() else path.lstat()
     return name, found.st_size, found.st_mtime_ns
 
 

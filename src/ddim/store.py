@@ -37,11 +37,7 @@ def save(model: Model, path: str | Path) -> None:
     and the notes.
     """
     folder = Path(path)
-    if type(model.net) not in [*(kind.network for kind in NETS.values()), Borrowed]:
-        raise ValueError(
-            f"{type(model.net).__name__} is not a network that ddim can write; "
-            f"it has {', '.join(NETS)}, so keep the weights of yours with safetensors"
-        )
+    refuse_foreign(model)
     process = (model.schedule, model.target, model.sampling)
     pipeline = isinstance(model.net, UNet | Borrowed) and convert.expressible(*process)
     (config, weights), stale = (PIPELINE, PLAIN) if pipeline else (PLAIN, PIPELINE)
@@ -69,6 +65,15 @@ def save(model: Model, path: str | Path) -> None:
     write_all(folder, files)
     for name in (*stale, *(() if pipeline else (SCHEDULER, "model_index.json"))):
         (folder / name).unlink(missing_ok=True)  # of an older model in this folder
+
+
+def refuse_foreign(model: Model) -> None:
+    """Raise ValueError for a model whose network `save` cannot write."""
+    if type(model.net) not in [*(kind.network for kind in NETS.values()), Borrowed]:
+        raise ValueError(
+            f"{type(model.net).__name__} is not a network that ddim can write; "
+            f"it has {', '.join(NETS)}, so keep the weights of yours with safetensors"
+        )
 
 
 def load(

@@ -20,20 +20,21 @@ from torch.utils.data import DataLoader, Dataset
 from ddim import __version__
 from ddim.checkpoints import State
 from ddim.data import Examples
-from ddim.items import examples
+from ddim.items import examples, same_draws
 from ddim.lessons import (
     HELD,
+    MASK,
     Batch,
     Shares,
     deaf,
     lessons,
-    mask_seed,
     notes_of_classes,
+    seed_of,
 )
 from ddim.losses import errors, min_snr_gamma
 from ddim.model import Model
 from ddim.noise import stream
-from ddim.training import PRECISIONS, Training, notes, rate
+from ddim.training import PRECISIONS, Training, emas_of, notes, rate
 
 Data = Examples | Tensor | Dataset[Any]
 """`Images`, `Arrays`, a tensor, or a map-style data set of torch."""
@@ -156,13 +157,14 @@ class Trainer:
             return None
         count, T, total = len(self.held), self.held.T, 0.0
         random = stream(self.options.seed, 1, HELD)
-        levels = torch.from_numpy(random.permutation(count)).add(0.5).mul(T / count).long() + 1
+        levels = (2 * torch.from_numpy(random.permutation(count)) + 1) * T // (2 * count) + 1
         for chosen in torch.split(torch.arange(count), self.options.batch_size):
-            x0, label = self.held.taken(chosen)
+            with same_draws():
+                x0, label = self.held.taken(chosen)
             eps = torch.from_numpy(random.standard_normal(tuple(x0.shape), dtype="float32"))
             batch = Batch(x0, levels[chosen], eps, label).to(self.accelerator.device)
             with torch.no_grad():
-                total += float(self._errors(self.averages[0].module, batch).double().sum())
+                total += float(self._errors(self.averages[0].module, batch).cpu().double().sum())
         return total / count
 
     def state(self, held_out_loss: float | None = None) -> State:
@@ -187,7 +189,7 @@ class Trainer:
             self.step,
             self.model,
             self.plain.state_dict(),
-            {f"{decay:g}": averaged.module.state_dict() for decay, averaged in further},
+            {str(decay): averaged.module.state_dict() for decay, averaged in further},
             {
                 f"{names[index]}.{moment}": value
                 for index, moments in self.optimizer.state_dict()["state"].items()
@@ -197,17 +199,20 @@ class Trainer:
         )
 
     def restore(self, state: State) -> None:
-        """Go on from a state. Raises ValueError if it is of another network."""
+        """Go on from a state; a decay that it lacks starts with its model.
+
+        Raises ValueError if it is of another network.
+        """
         places = {name: i for i, (name, _) in enumerate(self.plain.named_parameters())}
         moments: dict[int, dict[str, Tensor]] = {place: {} for place in places.values()}
         try:
             for key, value in state.optimizer.items():
                 name, _, moment = key.rpartition(".")
                 moments[places[name]][moment] = value
-            further = [state.averages[f"{decay:g}"] for decay in self.options.emas[1:]]
-            weights = [state.model.net.state_dict(), *further]
-            for averaged, each in zip(self.averages, weights, strict=True):
-                averaged.module.load_state_dict(dict(each))
+            first = state.model.net.state_dict()
+            held = {**state.averages, str(emas_of(state.document["training"]["ema"])[0]): first}
+            for decay, averaged in zip(self.options.emas, self.averages, strict=True):
+                averaged.module.load_state_dict(dict(held.get(str(decay), first)))
                 averaged.n_averaged.fill_(state.document["learned"])
             self.plain.load_state_dict(dict(state.raw))
         except (RuntimeError, KeyError) as error:
@@ -227,8 +232,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         device = self.accelerator.device
+        seed = seed_of(self.options, self.step, self.accelerator.process_index, MASK)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(mask_seed(self.options, self.step, self.accelerator.process_index))
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             told = self._backward(batch.to(device))
         self.scaler.unscale_(self.optimizer)
         limit = self.options.max_grad_norm
@@ -240,8 +248,9 @@ class Trainer:
             self.scaler.step(self.optimizer)
             for averaged in self.averages:
                 averaged.update_parameters(self.plain)
-        searching = sound and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        scale = self.scaler.get_scale()
         self.scaler.update()
+        searching = sound and scale > self.scaler.get_scale() >= 1  # of float16, and not lost
         self.optimizer.zero_grad()
         self.step += 1
         self.learned, self.skipped = self.learned + finite, self.skipped + (not finite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "max_grad_norm", "accumulate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}; choose a number above 0")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}; choose 0 to 2^63 - 1")
@@ -72,7 +73,7 @@ class Training:
     @property
     def emas(self) -> tuple[float, ...]:
         """The decays, the model's first."""
-        return self.ema if isinstance(self.ema, tuple) else (self.ema,)
+        return emas_of(self.ema)
 
     def share(self, processes: int) -> int:
         """Examples of an update for each process. Raises ValueError if they do not divide."""
@@ -82,6 +83,11 @@ class Training:
                 f"{self.accumulate} parts; choose a multiple of {processes * self.accumulate}"
             )
         return self.batch_size // processes
+
+
+def emas_of(ema: float | Sequence[float]) -> tuple[float, ...]:
+    """The decays of an option that is one or several."""
+    return tuple(ema) if isinstance(ema, Sequence) else (ema,)
 
 
 def rate(n: int, options: Training) -> float:

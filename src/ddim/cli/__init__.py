@@ -71,8 +71,19 @@ def main() -> None:
     """Run the command. Bad input is one sentence on stderr and exit status 2, divergence 1."""
     try:
         app()
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("DDIM_TRACEBACK") or not _memory(error):
+            raise
+        print("ddim: it does not fit in memory; lower the batch size", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("DDIM_TRACEBACK"):
             raise
         print(f"ddim: {error}", file=sys.stderr)
         sys.exit(getattr(error, "status", 1 if isinstance(error, FloatingPointError) else 2))
+
+
+def _memory(error: Exception) -> bool:
+    """Whether an error says that memory has run out: numpy's, a GPU's, or the CPU's."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

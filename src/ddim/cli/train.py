@@ -123,7 +123,8 @@ def train(
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew: delete what --out holds of a run.")
+        bool,
+        typer.Option("--overwrite", help="Begin anew; the run in --out goes once this has saved."),
     ] = False,
 ) -> None:
     """Train on data and write a model folder with the averaged weights.
@@ -137,7 +138,12 @@ def train(
     from ddim.trainer import engine
 
     writable(out)
-    main = engine().is_main_process
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(
+            f"--out {out} is inside {data}, whose images it would add to; choose a place outside"
+        )
+    processes = engine()
+    main = processes.is_main_process
     state = None if overwrite else checkpoints.said(out / keeping.STATES)
     if state is None and store.holds_model(out) and not overwrite:
         raise ValueError(
@@ -162,14 +168,8 @@ def train(
         "label_dropout": label_dropout,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    examples = opened(data, size, out, skip_bad=skip_bad, main=main)
-    if state is None:
-        options = training.Training(**{"held_out": min(512, len(examples) // 50), **chosen})
-    else:
-        options = replace(built(training.Training, state["training"]), **chosen)
-    wanted = {"target": target, "schedule": schedule, "model": model, "init": init}
-    fresh = state is None or conditional or any(value is not None for value in wanted.values())
-    untrained = made(examples, options, wanted, conditional=conditional) if fresh else None
+    before = training.Training() if state is None else built(training.Training, state["training"])
+    options = replace(before, **chosen)
     kept = keeping.Keeping(
         save_every,
         log_every,
@@ -178,17 +178,39 @@ def train(
         tuple(name for name in log.split(",") if name),
         accept_changes,
     )
+    with processes.main_process_first():  # what is kept of it is there for the others
+        examples = opened(data, size, out, skip_bad=skip_bad, main=main)
+    if state is None and held_out is None:
+        options = replace(options, held_out=min(512, len(examples) // 50))
+    wanted = {"target": target, "schedule": schedule, "model": model, "init": init}
+    fresh = state is None or conditional or any(value is not None for value in wanted.values())
+    untrained = made(examples, options, wanted, conditional=conditional) if fresh else None
+    if label_dropout and untrained is not None and "null_label" not in untrained.notes:
+        raise ValueError(
+            "--label-dropout is for models with a null label; add --conditional, or leave it out"
+        )
     done = 0 if state is None else state["step"]
     if main:
         weights = f", {untrained.size:,} weights" if untrained else ""
-        before = f", {done} updates done" if done else ""
-        print(f"{len(examples)} images of {examples.shape}{weights}{before}", file=sys.stderr)
+        behind = f", {done} updates done" if done else ""
+        print(f"{len(examples)} images of {examples.shape}{weights}{behind}", file=sys.stderr)
     updates = fitting.fit(untrained, examples, out, options, kept, overwrite=overwrite)
-    run(updates, options, out, done, main=main)
+    try:
+        update = followed(updates, options, done, main=main)
+    except RuntimeError:
+        if main:
+            raise
+        raise typer.Exit(1) from None  # the first process has said why
+    if main:
+        print(ending(update, options, out, overwrite=overwrite), file=sys.stderr)
+    if update is not None and update.stop and update.step < options.steps:
+        raise typer.Exit(INTERRUPTED)
 
 
-def run(updates: Iterator[Update], options: Training, out: Path, done: int, *, main: bool) -> None:
-    """Follow a run under a bar, and say how it ended."""
+def followed(
+    updates: Iterator[Update], options: Training, done: int, *, main: bool
+) -> Update | None:
+    """Follow a run under a bar, to its last update."""
     update, since = None, time.monotonic()
     with progress(shown=main) as bar:
         task = bar.add_task("training", total=options.steps, completed=done)
@@ -200,18 +222,19 @@ def run(updates: Iterator[Update], options: Training, out: Path, done: int, *, m
                 told = f"loss {float(update.loss):.4f}, {speed:.0f} images/s"
                 bar.update(task, description=f"training, {told}")
                 since = now
-    if update is not None and update.stop:
-        if main:
-            print(
-                f"{out}: stopped and saved after {update.step} of {options.steps} updates; the "
-                "same command goes on",
-                file=sys.stderr,
-            )
-        raise typer.Exit(INTERRUPTED)
-    if main and update is None:
-        print(f"{out}: has its {options.steps} updates; more with --steps", file=sys.stderr)
-    elif main:
-        print(f"{out}: trained. Next: ddim sample {out} -o grid.png", file=sys.stderr)
+    return update
+
+
+def ending(update: Update | None, options: Training, out: Path, *, overwrite: bool) -> str:
+    """How a run ended, and what to do next."""
+    if update is None:
+        return f"{out}: has its {options.steps} updates; more with --steps"
+    if update.step == options.steps:
+        return f"{out}: trained. Next: ddim sample {out} -o grid.png"
+    again = "the same command without --overwrite" if overwrite else "the same command"
+    return (
+        f"{out}: stopped and saved after {update.step} of {options.steps} updates; {again} goes on"
+    )
 
 
 def decays(text: str | None) -> float | tuple[float, ...] | None:
@@ -249,18 +272,28 @@ def made(
 ) -> Model:
     """The model to train: new, or one to fine-tune."""
     import ddim
-    from ddim import files, lessons, nets, schedules, spec
+    from ddim import files, latents, lessons, nets, schedules, spec
 
     if wanted["init"] is not None:
         others = [f"--{name}" for name in ("target", "schedule", "model") if wanted[name]]
         if others:
             raise ValueError(f"--init brings its own {', '.join(others)}; leave them out")
         old = ddim.load(wanted["init"])
-        return replace(old, notes={**old.notes, "init": wanted["init"]})
+        if conditional and old.labels is None:
+            raise ValueError(
+                f"{wanted['init']} has no classes, so --conditional cannot teach it any; train a "
+                "new model, or leave --conditional out"
+            )
+        return replace(old, notes={**old.notes, "init": latents.fingerprint(old)})
     classes = len(lessons.class_names(examples)) if conditional else None
     name = wanted["model"] or "small"
     if name in nets.SIZES:
         config = nets.sized(name, examples.shape, classes)
+    elif not Path(name).exists():
+        raise ValueError(
+            f"--model {name} is neither a file nor a size; choose one of {', '.join(nets.SIZES)}, "
+            "or a config.json"
+        )
     else:
         config = nets.configured(files.read_json(Path(name)))
     table = spec.choose(wanted["schedule"] or "linear", schedules.SCHEDULES)
