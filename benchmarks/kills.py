@@ -81,14 +81,13 @@ def interrupted(command: list[str], root: Path, aim: str, rng: random.Random) ->
     process = subprocess.Popen(
         command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    if aim == "start":
-        time.sleep(rng.uniform(0, 6))
-    while aim != "start" and process.poll() is None:
+    due = time.monotonic() + rng.uniform(0, 6)
+    while process.poll() is None and not (aim == "start" and time.monotonic() > due):
         inside = next(training.glob(".step-*.tmp"), None) if training.exists() else None
         begun = metrics.exists() and metrics.stat().st_mtime_ns > before
         if inside is not None if aim == "save" else begun:
             break
-    time.sleep(rng.uniform(0, 0.03) if aim == "save" else rng.uniform(0, 0.5))
+    time.sleep(rng.uniform(0, {"save": 0.03, "start": 0.0, "training": 0.5}[aim]))
     running = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()

