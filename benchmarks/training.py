@@ -27,6 +27,7 @@ from ddim.data import Images, to_float
 from ddim.nets import sized
 from ddim.training import PRECISIONS, Training
 
+SETTINGS = (("float32", False), ("bf16", False), ("bf16", True))
 PRODUCTS = ("conv", "mm", "linear", "attention", "matmul", "baddbmm")
 
 
@@ -37,31 +38,33 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--updates", type=int, default=10, help="of each loop in a round")
+    parser.add_argument("--compile", action="store_true", help="ours compiled too: a minute more")
     chosen = parser.parse_args()
     shape = (1, chosen.side, chosen.side)
     pixels = torch.randint(256, (32 * chosen.batch_size, *shape), dtype=torch.uint8)
     print(f"{chosen.size}, {chosen.side}×{chosen.side}, batch {chosen.batch_size}, ", end="")
     print(f"{torch.get_num_threads()} threads")
-    for precision in ("float32", "bf16"):
+    plain = 0.0  # their images a second as the example comes, in float32
+    for precision, compiled in SETTINGS[: 3 if chosen.compile else 2]:
         config = sized(chosen.size, shape)
         theirs = example(config.written(), pixels, chosen.batch_size, precision)
         model = ddim.Model.new(shape, ddim.schedules.linear(), "eps", config)
-        options = Training(batch_size=chosen.batch_size, precision=precision)
+        options = Training(batch_size=chosen.batch_size, precision=precision, compile=compiled)
         ours = ddim.train(model, Images(pixels), options)
         spent = [
             (seconds(ours, chosen.updates), seconds(theirs, chosen.updates))
             for _ in range(chosen.rounds + 1)
         ][1:]  # the first warms up
         ratio = statistics.median(other / own for own, other in spent)
-        mine, other = (statistics.median(each) for each in zip(*spent, strict=True))
         images = chosen.batch_size * chosen.updates
-        print(
-            f"{precision:>8}  ddim {images / mine:6.1f} images/s, diffusers' example "
-            f"{images / other:6.1f}, ratio {ratio:.2f}"
-        )
+        mine, other = (images / statistics.median(each) for each in zip(*spent, strict=True))
+        plain = plain or other
+        name = f"{precision}, compiled" if compiled else precision
+        print(f"{name:>14}  ddim {mine:6.1f} images/s, diffusers' example {other:6.1f}, ", end="")
+        print(f"ratio {ratio:.2f}; {mine / plain:.2f} of the example in float32")
         outside, most = elsewhere(partial(next, ours))
         named = ", ".join(f"{name} {share:.0%}" for name, share in most)
-        print(f"{'':>8}  outside convolutions and matrix products {outside:.0%}: {named}")
+        print(f"{'':>14}  outside convolutions and matrix products {outside:.0%}: {named}")
 
 
 def example(

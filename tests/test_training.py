@@ -22,8 +22,8 @@ from ddim.lessons import (
     seed_of,
 )
 from ddim.losses import errors, loss, min_snr_gamma, variational_gamma
-from ddim.trainer import Trainer, ema
-from ddim.training import rate
+from ddim.trainer import Trainer
+from ddim.training import ema, rate
 from tiny import tiny_model
 
 DIGITS = ddim.digits()

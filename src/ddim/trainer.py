@@ -34,7 +34,7 @@ from ddim.lessons import (
 from ddim.losses import errors, min_snr_gamma
 from ddim.model import Model
 from ddim.noise import stream
-from ddim.training import PRECISIONS, Training, emas_of, notes, rate
+from ddim.training import PRECISIONS, Training, ema, emas_of, notes, rate
 
 Data = Examples | Tensor | Dataset[Any]
 """`Images`, `Arrays`, a tensor, or a map-style data set of torch."""
@@ -287,19 +287,6 @@ class Trainer:
         with torch.autocast(batch.t.device.type, kind, enabled=kind is not None):
             schedule, target = self._shown.schedule, self._shown.target
             return errors(net, schedule, target, (batch.x0, batch.t, batch.eps), batch.label)
-
-
-Weights = tuple[Tensor, ...] | list[Tensor]
-
-
-def ema(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
-    """The averaging of weights for AveragedModel; decay rises as (1 + n)/(10 + n) to its value."""
-
-    def average(averaged: Weights, current: Weights, count: Tensor | int) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return average
 
 
 def versions() -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ddim.data import Examples
 
@@ -96,6 +97,19 @@ def rate(n: int, options: Training) -> float:
     if options.decay == "constant":
         return risen
     return risen * (1 + math.cos(math.pi * n / options.steps)) / 2
+
+
+Weights = tuple[Tensor, ...] | list[Tensor]
+
+
+def ema(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
+    """The averaging of weights for AveragedModel; decay rises as (1 + n)/(10 + n) to its value."""
+
+    def average(averaged: Weights, current: Weights, count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return average
 
 
 def notes(data: Examples, options: Training) -> dict[str, Any]:
