@@ -216,6 +216,43 @@ def test_two_processes_train_as_one_does_and_each_goes_on_from_the_other(tmp_pat
         torch.testing.assert_close(weight, ends[1].raw[name], rtol=1e-3, atol=1e-4)
 
 
+def test_processes_that_found_different_states_do_not_train_together(tmp_path, network):
+    """One of them sees no state, as on a folder that is shared late."""
+    (tmp_path / "apart.py").write_text(APART)
+    small = ["--model", str(network), "--batch-size", "4", "--save-every", "2", "--steps", "2"]
+    single = [sys.executable, "-m", "ddim", "train", "digits", "--out", "it", *small]
+    subprocess.run(single, cwd=tmp_path, env=ONE_THREAD, check=True, capture_output=True)
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*two, "apart.py"],
+        cwd=tmp_path,
+        env=ONE_THREAD,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout.count("the processes have found states of updates 0, 2; start them") == 2
+
+
+APART = """
+import ddim
+from ddim import fitting
+from ddim.trainer import engine
+
+if engine().process_index == 1:
+    fitting.newest = lambda folder: None
+    fitting.steps = lambda folder: {}
+model = ddim.load("it")
+options = ddim.Training(steps=4, batch_size=4, held_out=35)
+try:
+    for update in ddim.fit(model, ddim.digits(), "it", options, ddim.Keeping(accept_changes=True)):
+        pass
+except ValueError as error:
+    print(error, flush=True)
+"""
+
+
 def test_classes_are_learned_from_sub_folders_named_and_sampled(run, tmp_path):
     for name, digit in (("ones", 1), ("zeros", 0)):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -73,7 +73,7 @@ def fit(
         changes = [] if state is None else _accepted(state, trainer, keeping, folder)
         if state is not None:
             trainer.restore(state)
-            _refuse_apart(trainer)
+        _refuse_apart(trainer)
         if state is None and not overwrite and main:
             _refuse_foreign_metrics(folder)
         held = None if overwrite else trainer.step

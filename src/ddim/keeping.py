@@ -154,7 +154,7 @@ class Files:
 
     def _show(self, step: int) -> None:
         model = self.trainer.model
-        if len(model.shape) != 3 or model.shape[0] not in (1, 3):
+        if not model.of_images:
             return
         label = None if not model.labels else [i % model.labels for i in range(SHOWN)]
         start = Seeded(range(SHOWN)).start(model.shape, self.trainer.accelerator.device)
@@ -168,6 +168,8 @@ class Files:
     def _writing(self, when: str) -> Iterator[None]:
         try:
             yield
+        except UnsavedError:
+            raise
         except OSError as error:
             whole = (
                 f"the state of update {self.saved} is whole" if self.saved else "no state was yet"
