@@ -419,6 +419,7 @@ def test_images_of_a_size_that_no_network_fits_are_refused_before_anything_is_wr
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own, as it loads
 def test_a_compiled_network_learns_what_it_does_plain():
     ends = []
     for compiled in (False, True):
