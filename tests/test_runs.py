@@ -106,6 +106,17 @@ def test_changed_data_and_versions_are_refused(train, run, tmp_path):
     assert train("--steps", 6, "--accept-changes")[0] == 0
 
 
+def test_a_run_without_a_whole_state_is_not_taken_for_a_bare_model(train, tmp_path):
+    """Or --overwrite would be the advice where a backup may still help."""
+    assert train()[0] == 0
+    for place in steps(tmp_path / "it/training").values():
+        (place / "raw.safetensors").write_bytes(b"")
+    for _ in range(2):
+        code, _, err = train()
+        assert code == 2
+        assert "no state in it/training is whole (damaged-step-00000002, damaged-step-" in err
+
+
 def test_another_model_is_refused_in_the_folder_of_a_run(run, train):
     assert train()[0] == 0
     for words, name in (

@@ -94,9 +94,9 @@ def newest(folder: Path) -> State | None:
             _put_aside(place)
         else:
             return _opened(step, place)
-    if damaged := sorted(path.name for path in folder.glob("damaged-step-*")):
+    if harmed := damaged(folder):
         raise ValueError(
-            f"no state in {folder} is whole ({listed(damaged)}); restore one of them, "
+            f"no state in {folder} is whole ({listed(harmed)}); restore one of them, "
             "or --overwrite to begin anew"
         )
     return None
@@ -109,6 +109,11 @@ def said(folder: Path) -> dict[str, Any] | None:
             verify(place)
             return read_json(place / "state.json")
     return None
+
+
+def damaged(folder: Path) -> list[str]:
+    """The names of the damaged states of a run."""
+    return sorted(path.name for path in folder.glob("damaged-step-*"))
 
 
 def _put_aside(place: Path) -> None:

@@ -144,8 +144,10 @@ def train(
         )
     processes = engine()
     main = processes.is_main_process
-    state = None if overwrite else checkpoints.said(out / keeping.STATES)
-    if state is None and store.holds_model(out) and not overwrite:
+    states = out / keeping.STATES
+    state = None if overwrite else checkpoints.said(states)
+    begun = overwrite or checkpoints.steps(states) or checkpoints.damaged(states)
+    if store.holds_model(out) and not begun:
         raise ValueError(
             f"{out} holds a model already; choose another --out, or --overwrite to replace it"
         )
