@@ -19,10 +19,12 @@ def _same_numbers():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """Where what evaluations fit to the data is kept, once for all tests."""
-    return tmp_path_factory.mktemp("cache")
+    """Where what can be made anew is kept, once for all tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["DDIM_CACHE"] = str(folder)
+    return folder
 
 
 @pytest.fixture

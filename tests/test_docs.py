@@ -62,10 +62,10 @@ def test_the_readmes_ten_lines_draw_digits(tmp_path, monkeypatch):
     assert torch.cdist(images, real).min(1).values.mean() < 0.6 * torch.cdist(real, real).mean()
 
 
-def test_the_six_lines_of_the_readme_are_those_of_the_solver():
+def test_the_seven_lines_of_the_readme_are_those_of_the_solver():
     shown = next(block for block in blocks(ROOT / "README.md") if "Eq. (12)" in block)
     source = (ROOT / "src/ddim/solvers/ddim.py").read_text()
-    assert len(shown.splitlines()) == 6
+    assert len(shown.splitlines()) == 7
     assert "".join(f"        {line}\n" for line in shown.splitlines()) in source
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 import ddim
 from ddim.cli import main
-from ddim.latents import fingerprint, load_latents, save_latents
+from ddim.identity import fingerprint
+from ddim.latents import load_latents, save_latents
 from ddim.nets import UNet
 from tiny import tiny_model
 

@@ -10,7 +10,8 @@ import torch
 
 import ddim
 from ddim import Model, schedules
-from ddim.export import Sampler, about_network, about_sampler, export, network_example
+from ddim.export import Sampler, about_network, about_sampler, network_example
+from ddim.tracing import export
 from test_interop import close
 from tiny import tiny_model
 

@@ -16,16 +16,19 @@ FLOORS = [
     ["kinds", "extras", "files", "decoding"],
     ["process"],
     ["schedules", "noise"],
-    ["plans"],
+    ["plans", "drawing"],
     ["solvers"],
     ["spec", "guidance", "measurements", "sampling"],
     ["belm", "fixed_point", "likelihood"],
     ["inversion", "gradients"],
     ["nets"],
+    ["identity", "tracing"],
+    ["backends"],
+    ["ways"],
     ["model", "losses", "metrics", "data", "sources", "exact", "rows"],
     ["items", "pixels"],
     ["convert", "training", "weights", "hub", "teacher"],
-    ["ermongroup", "presets", "interop", "export", "families", "columns"],
+    ["ermongroup", "presets", "interop", "export", "families", "columns", "speed"],
     ["lessons"],
     ["store", "reading"],
     ["checkpoints", "pictures", "latents", "card", "curves"],
@@ -188,5 +191,5 @@ def test_nothing_unpickles():
 
 def test_the_mathematics_stays_small():
     lines = {p: len(p.read_text().splitlines()) for p, name in FILES.items() if name in PURE}
-    assert sum(lines.values()) < 2600
+    assert sum(lines.values()) < 2800
     assert max(lines.values()) <= 250

@@ -1,9 +1,12 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from ddim import DDPM, Seeded, sample
+from ddim import DDPM, Resample, Seeded, calls, sample
+from ddim.drawing import ahead
 from ddim.noise import stream
 from tiny import tiny_model
 
@@ -84,3 +87,43 @@ def test_an_image_depends_on_its_seed_and_not_on_batch_order_or_call():
     for other in (apart, alone):
         for seed, image in other.items():
             torch.testing.assert_close(image, together[seed], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [DDPM(), Resample(repeats=2)])
+def test_draws_made_ahead_are_the_draws_and_leave_no_thread(solver):
+    model, seeds = tiny_model("v"), Seeded(range(3))
+    x, levels = seeds.start(model.shape), model.plan(5)
+    plain = sample(model.denoiser(), x, levels, solver, seeds)
+    threads, asked = threading.active_count(), []
+
+    def watched(like, k):
+        asked.append((k, threading.current_thread() is threading.main_thread()))
+        return seeds(like, k)
+
+    count = calls(solver, levels) - 1 + 4 * isinstance(solver, Resample)
+    with ahead(watched, count) as noise:
+        assert torch.equal(sample(model.denoiser(), x, levels, solver, noise), plain)
+    assert asked == [(k, k == 0) for k in range(count)]  # all but the first in the thread
+    assert threading.active_count() == threads
+
+
+def test_a_draw_out_of_turn_or_for_another_state_is_made_when_asked():
+    seeds = Seeded(range(2))
+    with ahead(seeds) as noise:
+        for k in (0, 1, 7, 3, 4, 4):
+            for like in (torch.empty(2, 3), torch.empty(2, 5), torch.empty(2, 5).double()):
+                assert torch.equal(noise(like, k), seeds(like, k))
+                assert noise(like, k).dtype == like.dtype
+        assert noise(torch.empty(2, 3, device="meta"), 5).device.type == "meta"
+
+
+def test_an_error_of_a_draw_ahead_is_raised_where_the_draw_is_asked_for():
+    def failing(like, k):
+        if k == 1:
+            raise ValueError("no draw 1")
+        return torch.zeros(like.shape)
+
+    with ahead(failing) as noise:
+        noise(torch.empty(2), 0)
+        with pytest.raises(ValueError, match="no draw 1"):
+            noise(torch.empty(2), 1)

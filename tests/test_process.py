@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from ddim import Level, Prediction, diffuse, split
-from ddim.process import TARGETS, row
+from ddim.process import TARGETS, Split, row
 
 RATIOS = st.floats(1e-3, 1e3)
 
@@ -87,6 +87,66 @@ def test_one_level_per_image():
     expected = torch.tensor([[6.8] * 3, [8.6] * 3])
     torch.testing.assert_close(diffuse(x0, level, eps), expected)
     torch.testing.assert_close(split(eps, expected, level, "eps").x0, x0)
+
+
+ENDS = {"eps": [0.0, 1.0, 1e4], "x0": [1e-4, 1.0, math.inf], "v": [0.0, 1.0, math.inf]}
+
+
+@pytest.mark.parametrize(("target", "ratio"), [(t, r) for t in ENDS for r in ENDS[t]])
+def test_mixed_is_the_sum_and_a_new_tensor(target, ratio):
+    level = Level(1.0, 0.0, 1.0) if ratio == math.inf else at(ratio)
+    x0, eps = torch.randn(2, 3, 4, dtype=torch.float64)
+    (a, b), x = row(target, level), diffuse(x0, level, eps)
+    out = a * x0 + b * eps
+    before = x.clone(), out.clone()
+    for weights in (
+        (0.3, -2.0),
+        (1.0, 0.0),
+        (0.0, 1.0),
+        (torch.tensor([[0.5], [1.0], [2.0]]), 0.1),
+    ):
+        found = split(out, x, level, target).mixed(*weights)
+        torch.testing.assert_close(found, weights[0] * x0 + weights[1] * eps, rtol=0, atol=1e-10)
+        torch.testing.assert_close(Prediction(x, x0, eps).mixed(*weights), found)
+        found.zero_()
+        assert torch.equal(x, before[0])
+        assert torch.equal(out, before[1])
+
+
+def test_what_the_network_said_is_not_computed():
+    x, out = torch.randn(2, 3, 4)
+    assert split(out, x, at(2.0), "eps").eps is out
+    assert split(out, x, at(2.0), "x0").x0 is out
+    assert split(out, x, at(2.0), "v").x0 is not out
+
+
+def test_gradients_are_those_of_where_a_prediction_was_made():
+    """A preview without gradients does not cut them off, and a denoiser without has none."""
+    x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    p = split(x.sin(), x, at(2.0), "eps")
+    with torch.no_grad():
+        assert p.x0.requires_grad
+        assert not p.mixed(0.5, 0.5).requires_grad
+        cut = split(x.sin(), x, at(2.0), "eps")
+    assert not cut.x0.requires_grad
+    assert not cut.mixed(0.5, 0.5).requires_grad
+
+    def step(x, target):
+        p = split(x.sin(), x, at(2.0), target)
+        return p.mixed(0.7, 0.4) * p.x0 + p.eps
+
+    for target in TARGETS:
+        assert torch.autograd.gradcheck(lambda x, target=target: step(x, target), x)
+        assert torch.autograd.gradgradcheck(lambda x, target=target: step(x, target), x)
+
+
+def test_a_blend_of_predictions_of_one_state_is_that_of_their_parts():
+    x = torch.randn(2, 3)
+    p = split(torch.randn(4, 3), torch.cat([x, x]), at(2.0), "v")
+    led = p.blended(x, lambda both: both[:2].lerp(both[2:], 3.0))
+    assert isinstance(led, Split)
+    torch.testing.assert_close(led.x0, p.x0[:2].lerp(p.x0[2:], 3.0))
+    torch.testing.assert_close(led.eps, p.eps[:2].lerp(p.eps[2:], 3.0))
 
 
 def test_shapes_that_differ_are_refused():

@@ -14,7 +14,7 @@ import ddim
 from ddim.exact import Mixture
 from ddim.families import Family, _kept_apart, greedy, refined
 from ddim.gains import Curve, figures
-from ddim.latents import fingerprint
+from ddim.identity import fingerprint
 from ddim.noise import Seeded
 from ddim.recipes import load_recipe, recipe_from, save_recipe
 from ddim.sampling import calls, sample

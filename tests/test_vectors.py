@@ -126,7 +126,8 @@ def test_programs_answer_as_the_model(run, model, tmp_path, what):
 
 
 def test_latents_of_vectors_are_decoded_to_samples(run, model, tmp_path):
-    from ddim.latents import Encoding, fingerprint, save_latents
+    from ddim.identity import fingerprint
+    from ddim.latents import Encoding, save_latents
 
     plan, x = model.plan(4), torch.randn(3, *model.shape)
     opened = ddim.load(tmp_path / "m")

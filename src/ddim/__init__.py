@@ -135,16 +135,19 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = (
     *_HOME,
+    "backends",
     "cells",
     "checkpoints",
     "comparison",
     "curves",
+    "drawing",
     "evaluation",
     "exact",
     "export",
     "extractors",
     "families",
     "features",
+    "identity",
     "latents",
     "lessons",
     "losses",
@@ -154,6 +157,9 @@ _MODULES = (
     "report",
     "significance",
     "sketches",
+    "speed",
+    "tracing",
+    "ways",
 )
 
 

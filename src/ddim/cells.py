@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ddim import __version__
 from ddim.data import Images, to_float, to_pixels
+from ddim.drawing import at_hand
 from ddim.files import read_json, write_json
+from ddim.identity import fingerprint
 from ddim.inversion import reconstruct
-from ddim.latents import fingerprint
 from ddim.model import Model
+from ddim.nets.optimized import Optimized
 from ddim.noise import Seeded
 from ddim.plans import Plan
 from ddim.process import Denoiser
@@ -112,8 +114,10 @@ class Subject:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What its images depend on beside the setting."""
+        way = {"way": self.model.net.way} if isinstance(self.model.net, Optimized) else {}
         return {
             "model": fingerprint(self.model),
+            **way,
             "num": self.num,
             "first_seed": self.first_seed,
             "labels": None if self.labels is None else list(self.labels),
@@ -196,8 +200,8 @@ def _batch(
     x = noise.start(subject.model.shape, next(subject.model.net.parameters()).device)
     denoiser = ticking(subject.denoiser(places), tick)
     begin = time.perf_counter()
-    with torch.no_grad():
-        images = sample(denoiser, x, how[1], how[0], noise).cpu()
+    with torch.no_grad(), at_hand(noise, x.device) as drawn:
+        images = sample(denoiser, x, how[1], how[0], drawn).cpu()
     return images, time.perf_counter() - begin
 
 

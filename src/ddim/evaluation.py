@@ -19,7 +19,7 @@ from ddim.data import Images
 from ddim.features import small_rows
 from ddim.files import read_json, write_json
 from ddim.findings import verdict, warnings
-from ddim.latents import fingerprint
+from ddim.identity import fingerprint
 from ddim.metrics import nearest
 from ddim.model import Model
 from ddim.references import Published, Reference, Statistics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 
@@ -18,3 +19,8 @@ def needed(module: str, extra: str, purpose: str) -> Any:
             f"{purpose} needs {package}; install it from the project's folder: "
             f'pip install -e ".[{extra}]" -c constraints.txt'
         ) from error
+
+
+def present(module: str) -> bool:
+    """Whether a library is installed; does not import it."""
+    return importlib.util.find_spec(module) is not None

@@ -78,16 +78,19 @@ def guide(
             "0 <= low <= high, and a rescale from 0 to 1"
         )
 
+    def away(both: Tensor) -> Tensor:
+        toward, null = both.chunk(2)
+        return null.lerp(toward, scale)
+
     def guided(x: Tensor, level: Level) -> Prediction:
         if scale == 1 or not low <= level.ratio <= high:
             return asked(x, level)
         p = both(torch.cat([x, x]), level)
-        (x0, null_x0), (eps, null_eps) = p.x0.chunk(2), p.eps.chunk(2)
-        mixed = Prediction(x, null_x0 + scale * (x0 - null_x0), null_eps + scale * (eps - null_eps))
+        led = p.blended(x, away)
         if not rescale:
-            return mixed
-        factor = 1 - rescale + rescale * _std(x0) / _std(mixed.x0).clamp(min=1e-12)
-        return mixed.with_x0(factor * mixed.x0, level)
+            return led
+        factor = _std(p.x0[: len(x)]) / _std(led.x0).clamp(min=1e-12)
+        return led.with_x0((1 - rescale + rescale * factor) * led.x0, level)
 
     return guided
 

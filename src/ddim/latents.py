@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ddim.belm import Pair
 from ddim.files import write
+from ddim.identity import fingerprint
 from ddim.inversion import EXACT
 from ddim.model import Model
 
@@ -77,17 +77,6 @@ class Encoding:
                 f"{path} was encoded by a model with other weights or another schedule; "
                 "decode it with the model that encoded it"
             )
-
-
-def fingerprint(model: Model) -> str:
-    """SHA-256 of the weights, the target and the schedule."""
-    digest = hashlib.sha256(f"{model.target} {model.shape}".encode())
-    tables = {"signal": model.schedule.signal, "noise": model.schedule.noise}
-    for name, tensor in sorted({**model.net.state_dict(), **tables}.items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_latents(latent: Tensor | Pair, encoding: Encoding, path: str | Path) -> None:

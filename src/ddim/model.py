@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ddim.guidance import clip as clipped, guide
 from ddim.nets import Config, network, small
 from ddim.plans import Plan, Spacing, placed, plan
-from ddim.process import Denoiser, Level, Prediction, determinant, split
+from ddim.process import Denoiser, Level, Prediction, Rows, Split, determinant, rows
 from ddim.schedules import Schedule, linear
 
 
@@ -116,6 +117,25 @@ class Model:
         """Whether its samples can be shown as images: (1 or 3, H, W)."""
         return len(self.shape) == 3 and self.shape[0] in (1, 3)
 
+    def optimize(
+        self, precision: str = "auto", backend: str = "auto", batch_size: int = 64
+    ) -> Model:
+        """This model with its network run faster, by the weights as they are now, in eval mode.
+
+        precision: fp32, bf16 or fp16 of weights and activations; the state stays as it is.
+        backend: eager (torch's operations, a U-Net in a form of fewer passes), compile (torch's
+            compiler), openvino or onnxruntime (CPUs alone).
+        batch_size: of the calls to come; another is right too.
+        auto times, for a second or two, what is ready: eager, and what `ddim bench` or an earlier
+        call compiled and the cache folder keeps. It takes the fastest whose relative error is
+        within `ways.BOUNDS`; `.net.way` says which. Gradients with respect to x go through the
+        network itself.
+        Raises ValueError for what this machine has not, ImportError for a missing extra.
+        """
+        from ddim.ways import optimized
+
+        return optimized(self, precision, backend, batch_size)
+
     def plan(self, steps: int | Sequence[float], spacing: str | Spacing = "trailing") -> Plan:
         """The levels of a run on this model's schedule; see `ddim.plan`."""
         return plan(self.schedule, steps, spacing)
@@ -149,16 +169,32 @@ class Model:
 
     def _bound(self, *labels: Tensor) -> Denoiser:
         """The network with a label for each of len(labels) equal parts of the batch, or none."""
+        weight = next(self.net.parameters(), None)
+        placed_labels = (
+            labels if weight is None else tuple(each.to(weight.device) for each in labels)
+        )
+        at = lru_cache(maxsize=2048)(self._at)
 
         def denoise(x: Tensor, level: Level) -> Prediction:
-            if not level.noise:
-                return Prediction(x, x, self._split(x, self.schedule.level(1), labels).eps)
-            known = placed(level, self.schedule)
-            scale = float(known.noise / level.noise)
-            p = self._split(x if scale == 1 else x * scale, known, labels)
-            return Prediction(x, p.x0, p.eps)
+            clock, scale, solved = at(float(level.t), float(level.signal), float(level.noise))
+            like = x if weight is None else weight
+            # One number for the whole batch, which a network may see from its stride of 0.
+            times = torch.full((1,), clock, device=like.device).expand(x.shape[0])
+            condition = _condition(placed_labels, x.shape[0], like.device)
+            out = self.net((x if scale == 1 else x * scale).to(like), times, *condition)
+            p = Split(x, without_variance(out.to(x), x), solved)
+            return p if level.noise else Prediction(x, x, p.eps)
 
         return denoise
+
+    def _at(self, t: float, signal: float, noise: float) -> tuple[float, float, Rows]:
+        """The network's clock, the factor that x needs for it, and the rows of x0 and eps."""
+        known = placed(Level(t, signal, noise), self.schedule) if noise else self.schedule.level(1)
+        scale = float(known.noise) / noise if noise else 1.0
+        (x0_x, x0_out), (eps_x, eps_out) = rows(self.target, known)
+        clock = float(known.t) - 1
+        solved = (scale * x0_x, x0_out), (scale * eps_x, eps_out)
+        return int(clock) if clock == int(clock) else clock, scale, solved
 
     def _null(self) -> int:
         null = self.notes.get("null_label")
@@ -176,22 +212,16 @@ class Model:
             raise ValueError(f"label={label}; choose 0..{(self.labels or 1) - 1}{null}")
         return labels
 
-    def _split(self, x: Tensor, level: Level, labels: tuple[Tensor, ...]) -> Prediction:
-        weight = next(self.net.parameters(), x)
-        clock = float(level.t) - 1
-        times = torch.full((x.shape[0],), int(clock) if clock == int(clock) else clock)
-        condition = []
-        if labels:
-            share = x.shape[0] // len(labels)
-            for each in labels:
-                if each.ndim and each.shape != (share,):
-                    raise ValueError(
-                        f"{len(each)} labels for a batch of {share}; give one per image"
-                    )
-            parts = [each.to(weight.device).expand(share) for each in labels]
-            condition = [torch.cat(parts)]
-        out = self.net(x.to(weight), times.to(weight.device), *condition)
-        return split(without_variance(out.to(x), x), x, level, self.target)
+
+def _condition(labels: tuple[Tensor, ...], batch: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What the network takes beside x and t: the labels of the whole batch, if there are any."""
+    if not labels:
+        return ()
+    share = batch // len(labels)
+    for each in labels:
+        if each.ndim and each.shape != (share,):
+            raise ValueError(f"{len(each)} labels for a batch of {share}; give one per image")
+    return (torch.cat([each.to(device).expand(share) for each in labels]),)
 
 
 def without_variance(out: Tensor, x: Tensor) -> Tensor:
@@ -199,5 +229,7 @@ def without_variance(out: Tensor, x: Tensor) -> Tensor:
 
     Nichol and Dhariwal 2021: 2C channels, the prediction first.
     """
+    if out.shape == x.shape:
+        return out
     twice = x.ndim > 1 and out.shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:])
     return out[:, : x.shape[1]] if twice else out

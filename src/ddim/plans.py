@@ -60,7 +60,7 @@ def checked(levels: Plan) -> Plan:
                 f"the plan turns back or repeats: noise/signal {r:.4g} (t={levels[k].t}) is "
                 f"followed by {after:.4g} (t={levels[k + 1].t}); it must be strictly monotone"
             )
-    return levels
+    return tuple(levels)
 
 
 def placed(level: Level, schedule: Schedule) -> Level:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,11 +51,82 @@ class Prediction:
         """The same x explained by another clean image; eps follows. At noise 0, this prediction."""
         if not level.noise:
             return self
-        return Prediction(self.x, x0, self.eps + level.signal / level.noise * (self.x0 - x0))
+        ratio, change = level.signal / level.noise, self.x0 - x0
+        if isinstance(ratio, Tensor):
+            return Prediction(self.x, x0, self.eps + ratio * change)
+        return Prediction(self.x, x0, self.eps.add(change, alpha=ratio))
 
     def with_x(self, x: Tensor, level: Level) -> Prediction:
         """The same clean image seen in another state; eps follows. Needs noise at the level."""
-        return Prediction(x, self.x0, self.eps + (x - self.x) / level.noise)
+        return split(self.x0, x, level, "x0")
+
+    def mixed(self, a: Scalar, b: Scalar) -> Tensor:
+        """a·x0 + b·eps, always a new tensor: at (signal_s, noise_s), the step of DDIM to s."""
+        return weighted(a, self.x0, b, self.eps)
+
+    def blended(self, x: Tensor, blend: Callable[[Tensor], Tensor]) -> Prediction:
+        """That of x, whose x0 and eps are the same blend, of weights that sum to 1, of these."""
+        return Prediction(x, blend(self.x0), blend(self.eps))
+
+
+Rows = tuple[tuple[Scalar, Scalar], tuple[Scalar, Scalar]]
+"""The weights of (x, out) in x0, and those in eps."""
+
+
+class Split(Prediction):
+    """The prediction that a network's answer `out` to x stands for, computed where it is asked for.
+
+    `mixed` goes from (x, out) to the next state in two operations, without x0 and eps between. What
+    is the answer itself, eps or x0 as the target has it, is that tensor and no copy.
+    """
+
+    _out: Tensor
+    _rows: Rows
+    _graded: bool
+
+    def __init__(self, x: Tensor, out: Tensor, rows: Rows) -> None:
+        if out.shape != x.shape:
+            raise ValueError(
+                f"the network answered {tuple(out.shape)} to {tuple(x.shape)}; "
+                "it must keep the shape"
+            )
+        # Gradients are kept or not as when it was made, not as when x0 is first looked at.
+        vars(self).update(x=x, _out=out, _rows=rows, _graded=torch.is_grad_enabled())
+
+    @cached_property
+    def x0(self) -> Tensor:
+        """The clean image, computed once."""
+        return self._solved(*self._rows[0])
+
+    @cached_property
+    def eps(self) -> Tensor:
+        """The noise, computed once."""
+        return self._solved(*self._rows[1])
+
+    def mixed(self, a: Scalar, b: Scalar) -> Tensor:
+        """As of any prediction."""
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            return super().mixed(a, b)
+        (x0_x, x0_out), (eps_x, eps_out) = self._rows
+        x = self.x if self._graded or not torch.is_grad_enabled() else self.x.detach()
+        return weighted(a * x0_x + b * eps_x, x, a * x0_out + b * eps_out, self._out)
+
+    def blended(self, x: Tensor, blend: Callable[[Tensor], Tensor]) -> Prediction:
+        """As of any prediction."""
+        return Split(x, blend(self._out), self._rows)
+
+    def _solved(self, on_x: Scalar, on_out: Scalar) -> Tensor:
+        if not isinstance(on_x, Tensor) and (on_x, on_out) == (0, 1):
+            return self._out
+        with torch.set_grad_enabled(self._graded):
+            return weighted(on_x, self.x, on_out, self._out)
+
+
+def weighted(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
+    """a·x + b·y in a new tensor, written over where the weights are numbers."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or x.shape != y.shape or x.dtype != y.dtype:
+        return a * x + b * y
+    return y.mul(b).add_(x, alpha=a)
 
 
 Denoiser = Callable[[Tensor, Level], Prediction]
@@ -94,20 +166,22 @@ def determinant(target: str, level: Level) -> Scalar:
     return det
 
 
+def rows(target: str, level: Level) -> Rows:
+    """x = signal·x0 + noise·eps, out = a·x0 + b·eps, solved for x0 and eps.
+
+    Raises ValueError where the target is singular at this level.
+    """
+    (a, b), det = row(target, level), determinant(target, level)
+    return (b / det, -level.noise / det), (-a / det, level.signal / det)
+
+
 def split(out: Tensor, x: Tensor, level: Level, target: str) -> Prediction:
     """Solve for x0 and eps what the network said of x.
 
     out, x: (B, ...), of one shape.   level: floats, or tensors (B, 1, ..., 1).
     Raises ValueError if the shapes differ or the target is singular at this level.
     """
-    if out.shape != x.shape:
-        raise ValueError(
-            f"the network answered {tuple(out.shape)} to {tuple(x.shape)}; it must keep the shape"
-        )
-    (a, b), det = row(target, level), determinant(target, level)
-    x0 = (b / det) * x - (level.noise / det) * out
-    eps = (level.signal / det) * out - (a / det) * x
-    return Prediction(x, x0, eps)
+    return Split(x, out, rows(target, level))
 
 
 def floating(x: Tensor) -> Tensor:

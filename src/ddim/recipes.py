@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.files import read_json, write_json
-from ddim.latents import fingerprint
+from ddim.identity import fingerprint
 from ddim.model import Model
 from ddim.plans import Plan
 from ddim.rows import Fitted, fitted

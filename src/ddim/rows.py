@@ -24,7 +24,7 @@ from torch import Tensor
 from ddim.noise import Noise, undrawn
 from ddim.plans import Plan, descending
 from ddim.process import Prediction
-from ddim.solvers.base import Run, Solver
+from ddim.solvers.base import Run, Solver, added, memory
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -57,13 +57,14 @@ class Fitted:
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
         past: list[Tensor] = []
-        for t, (a, *b) in zip(plan, self._rows(plan), strict=False):
+        rows = self._rows(plan)
+        keep = memory([len(row) - 2 for row in rows])
+        for i, (t, (a, *b), kept) in enumerate(zip(plan, rows, keep, strict=False)):
+            now, *w = (*b[:i], sum(b[i:])) if len(b) > i else b  # unseen: the first that was
             p = yield x, t
-            past = [p.eps, *past]
-            *later, first = b[: len(past)]
-            x = a * p.x0 + (first + sum(b[len(past) :])) * past[len(later)]
-            for weight, eps in zip(later, past, strict=False):
-                x = x + weight * eps
+            x = added(p.mixed(a, now), w, past)
+            past = [p.eps, *past][:kept] if kept else []
+            del p
         return x
 
     def _rows(self, plan: Plan) -> Rows:

@@ -47,8 +47,8 @@ def trace(
         raise ValueError(
             f"solver={solver!r} is no solver; give an object such as DDIM(), or ddim.build('ddim')"
         )
-    state = floating(x).to(torch.promote_types(x.dtype, torch.float32))
-    run = solver(state, checked(plan), noise or undrawn)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    run = solver(floating(x).to(wide), checked(plan), noise or undrawn)
     answer: Prediction | None = None
     while True:
         try:
@@ -56,14 +56,15 @@ def trace(
         except StopIteration as end:
             final: Tensor = end.value
             return final.to(x.dtype)
+        answer = None  # the last one does not live through the call
         prediction = denoiser(asked, level)
         answer = (yield level, prediction) or prediction
+        del asked, prediction
 
 
 def step(denoiser: Denoiser, x: Tensor, t: Level, s: Level) -> Tensor:
     """One step of DDIM from t to s, down or up, Eq. (13)."""
-    p = denoiser(x, t)
-    return s.signal * p.x0 + s.noise * p.eps
+    return denoiser(x, t).mixed(s.signal, s.noise)
 
 
 def visited(solver: Solver, plan: Plan, batch: int = 1) -> list[Level]:

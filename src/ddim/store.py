@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ddim.files import read_json, to_json, write_all
 from ddim.kinds import built, short
 from ddim.model import Model, Sampling
 from ddim.nets import NETS, Borrowed, UNet, bare, network
+from ddim.nets.optimized import trained
 from ddim.schedules import Schedule
 from ddim.weights import STEM, fill, read_file, read_weights
 
@@ -36,7 +37,7 @@ def save(model: Model, path: str | Path) -> None:
     that diffusers opens; everything else goes to net/. ddim.json holds the exact tables, the target
     and the notes.
     """
-    folder = Path(path)
+    folder, model = Path(path), replace(model, net=trained(model.net))
     refuse_foreign(model)
     process = (model.schedule, model.target, model.sampling)
     pipeline = isinstance(model.net, UNet | Borrowed) and convert.expressible(*process)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ddim import __version__
 from ddim.families import Family, greedy, refined
 from ddim.gains import Curve, figures
-from ddim.latents import fingerprint
+from ddim.identity import fingerprint
 from ddim.model import Model
 from ddim.plans import SPACINGS, Plan
 from ddim.recipes import Recipe

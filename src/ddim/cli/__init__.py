@@ -10,6 +10,7 @@ import typer
 
 import ddim
 from ddim.cli import (
+    bench,
     demo,
     edit,
     evaluate,
@@ -41,6 +42,7 @@ app.command("edit")(edit.edit)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(evaluate.compare)
 app.command("statistics")(evaluate.statistics)
+app.command("bench")(bench.bench)
 app.command("likelihood")(likelihood.likelihood)
 app.command("import")(exchange.bring)
 app.command("export")(exchange.export)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def from_seeds(
     import torch
 
     import ddim
+    from ddim.drawing import at_hand
 
     batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
     total = ddim.calls(solver, plan, len(batches[0])) * len(batches)
@@ -78,8 +80,17 @@ def from_seeds(
             x = noise.start(model.shape, next(model.net.parameters()).device)
             if image is not None:
                 x = ddim.diffuse(image.expand(x.shape), plan[0], x)
-            images.append(ddim.sample(watched, x, plan, solver, noise).cpu())
+            with at_hand(noise, x.device) as drawn:
+                images.append(ddim.sample(watched, x, plan, solver, drawn).cpu())
     return torch.cat(images)
+
+
+def run_by(model: Model, precision: str | None, backend: str | None, batch_size: int) -> Model:
+    """The model with its network run as --precision and --backend say; tells what auto took."""
+    fast = model.optimize(precision or "fp32", backend or "eager", batch_size)
+    if "auto" in (precision, backend):
+        print(f"network: {fast.net.way}", file=sys.stderr)
+    return fast
 
 
 def device(name: str) -> str:

@@ -17,9 +17,21 @@ from ddim.cli.console import (
     laid,
     pictures_of,
     put_images,
+    run_by,
     to_clean,
 )
-from ddim.cli.options import BatchSize, Device, Folder, ImageOutput, Label, Size, Spacing, Steps
+from ddim.cli.options import (
+    Backend,
+    BatchSize,
+    Device,
+    Folder,
+    ImageOutput,
+    Label,
+    Precision,
+    Size,
+    Spacing,
+    Steps,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +70,8 @@ def edit(
         typer.Option(help="Keep the predicted image within [-CLIP, CLIP]; usually 1, 0 for not."),
     ] = 1.0,
     batch_size: BatchSize = 64,
+    precision: Precision = None,
+    backend: Backend = None,
     device: Device = "auto",
 ) -> None:
     """Edit an image with a model: paint what --mask shows white anew, undo what --measure did, or
@@ -87,6 +101,7 @@ def edit(
                 f"--strength {strength:g} leaves no step of this plan; choose more, or more --steps"
             )
         plan = plan[below[0] :]
+    opened = run_by(opened, precision, backend, min(batch_size, len(chosen)))
     denoiser, shown, known = opened.denoiser(label, clip or None), [], None
     if measure is None:
         known = _one(pictures_of(opened, image, size, None), index)

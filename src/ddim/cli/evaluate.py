@@ -19,9 +19,10 @@ from ddim.cli.console import (
     fitting,
     for_images,
     progress,
+    run_by,
     writable,
 )
-from ddim.cli.options import Clip, Device, Folder, Json, Size
+from ddim.cli.options import Backend, Clip, Device, Folder, Json, Precision, Size
 
 if TYPE_CHECKING:
     import torch
@@ -115,6 +116,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 64,
     size: Size = None,
     cache: Cache = None,
+    precision: Precision = None,
+    backend: Backend = None,
     device: Device = "auto",
 ) -> None:
     """Sample at many settings and measure: tables, a report, and how many calls are enough.
@@ -154,7 +157,7 @@ def evaluate(
         spans = tuple(sorted({s.steps for s in settings if back and s.steps <= 100}))
     places = halves(images, count)[0] if images is not None and settings else None
     subject = Subject(
-        opened,
+        run_by(opened, precision, backend, min(batch_size, count)),
         count,
         first_seed,
         _labels(opened, images, places) if settings else None,

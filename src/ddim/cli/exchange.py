@@ -78,9 +78,9 @@ def export(
     with the model before it is written.
     """
     import ddim
-    from ddim import export as programs
+    from ddim import export as programs, tracing
 
-    if output.suffix not in programs.SUFFIXES or output.is_dir():
+    if output.suffix not in tracing.SUFFIXES or output.is_dir():
         raise ValueError(f"{output} is no place for a program; name a .pt2 or an .onnx file")
     writable(output.parent)
     opened = ddim.load(model)
@@ -94,7 +94,7 @@ def export(
             raise ValueError(
                 f"{' and '.join(options)}: only for a sampler; give --steps, --times or --calls"
             )
-        apart = programs.export(opened.net, example, output, programs.about_network(opened))
+        apart = tracing.export(opened.net, example, output, programs.about_network(opened))
         what = f"the network, inputs {', '.join(example)}"
     else:
         plan: ddim.Plan
@@ -106,7 +106,7 @@ def export(
             method = ddim.build(solver or "ddim")
         sampler = programs.Sampler(opened, plan, method, label, clip)
         about = programs.about_sampler(opened, plan, method)
-        apart = programs.export(sampler, {"x": example["x"]}, output, about)
+        apart = tracing.export(sampler, {"x": example["x"]}, output, about)
         what = f"a sampler of {ddim.calls(method, plan)} network calls, input x"
     print(f"{output}: {what}; differs from the model by {apart:.1g}", file=sys.stderr)
 

@@ -18,10 +18,22 @@ from ddim.cli.console import (
     laid,
     pictures_of,
     progress,
+    run_by,
     to_clean,
 )
 from ddim.cli.invert import method_of
-from ddim.cli.options import Device, Folder, Label, OfNoNoise, Size, Spacing, Steps, Times
+from ddim.cli.options import (
+    Backend,
+    Device,
+    Folder,
+    Label,
+    OfNoNoise,
+    Precision,
+    Size,
+    Spacing,
+    Steps,
+    Times,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +69,8 @@ def interpolate(
     times: Times = None,
     size: Size = None,
     label: Label = None,
+    precision: Precision = None,
+    backend: Backend = None,
     device: Device = "auto",
 ) -> None:
     """Slerp between the latents of seeds, or of real images, and decode the path (Eq. 67)."""
@@ -74,6 +88,7 @@ def interpolate(
         exact = "lattice"
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)
     for_images(opened)
+    opened = run_by(opened, precision, backend, num)
     plan = to_clean(laid(opened.schedule, steps, spacing, times))
     with progress() as bar, torch.no_grad():
         denoiser = counted(opened.denoiser(label), bar, bar.add_task("decoding", total=None))

@@ -63,7 +63,8 @@ def encode(
     import torch
 
     import ddim
-    from ddim.latents import Encoding, fingerprint, save_latents
+    from ddim.identity import fingerprint
+    from ddim.latents import Encoding, save_latents
 
     file_output(output, ".safetensors")
     opened, method = ddim.load(model, find_device(device)), method_of(solver, exact)

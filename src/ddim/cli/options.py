@@ -71,4 +71,15 @@ Label = Annotated[int | None, typer.Option(help="The class, for a model trained 
 Clip = Annotated[float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per network call.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the network: fp32 (usual), bf16, fp16, or auto, the fastest."),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the network: eager (usual), compile, openvino, onnxruntime, or auto, the "
+        "fastest of what is ready; ddim bench makes them ready."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]

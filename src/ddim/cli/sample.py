@@ -20,9 +20,22 @@ from ddim.cli.console import (
     only_one,
     progress,
     put_images,
+    run_by,
     to_clean,
 )
-from ddim.cli.options import Calls, Clip, Device, Folder, ImageOutput, Label, Spacing, Steps, Times
+from ddim.cli.options import (
+    Backend,
+    Calls,
+    Clip,
+    Device,
+    Folder,
+    ImageOutput,
+    Label,
+    Precision,
+    Spacing,
+    Steps,
+    Times,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +87,8 @@ def sample(
         int | None,
         typer.Option(min=1, help="Images per network call, usually 64; does not change them."),
     ] = None,
+    precision: Precision = None,
+    backend: Backend = None,
     device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone.
@@ -100,16 +115,19 @@ def sample(
             preset,
             negative,
             batch_size,
+            precision,
+            backend,
         ]
         if guidance != 1 or any(value is not None for value in given):
             raise ValueError(
                 "--from decodes the way that the latents were encoded; leave --steps, --calls, "
                 "--times, --spacing, --solver, --seeds, --label, --guidance, --negative, --clip, "
-                "--preset and --batch-size out"
+                "--preset, --batch-size, --precision and --backend out"
             )
         _decode(opened, latents, output)
         return
     chosen, size = integers(seeds or "0-15"), batch_size or 64
+    opened = run_by(opened, precision, backend, min(size, len(chosen)))
     if negative is not None and guidance == 1:
         raise ValueError("--negative needs --guidance above 1, such as --guidance 2")
     if preset is not None:

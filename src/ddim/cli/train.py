@@ -274,7 +274,7 @@ def made(
 ) -> Model:
     """The model to train: new, or one to fine-tune."""
     import ddim
-    from ddim import files, latents, lessons, nets, schedules, spec
+    from ddim import files, lessons, nets, schedules, spec
 
     if wanted["init"] is not None:
         others = [f"--{name}" for name in ("target", "schedule", "model") if wanted[name]]
@@ -286,7 +286,7 @@ def made(
                 f"{wanted['init']} has no classes, so --conditional cannot teach it any; train a "
                 "new model, or leave --conditional out"
             )
-        return replace(old, notes={**old.notes, "init": latents.fingerprint(old)})
+        return replace(old, notes={**old.notes, "init": identity.fingerprint(old)})
     classes = len(lessons.class_names(examples)) if conditional else None
     name = wanted["model"] or "small"
     if name in nets.SIZES:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddim.convert import from_scheduler_config
 from ddim.model import Model, without_variance
-from ddim.process import Denoiser, Level, Prediction
+from ddim.process import Denoiser, Level, Prediction, split
 from ddim.schedules import Schedule
 
 
@@ -83,28 +83,22 @@ def _read(scheduler: Any) -> tuple[Schedule, str]:
 def _of_sigma(
     network: Callable[..., Any], schedule: Schedule | None, condition: Mapping[str, Any]
 ) -> Denoiser:
-    def split(x: Tensor, level: Level) -> Prediction:
+    def asked(x: Tensor, level: Level) -> Prediction:
         if not level.signal:
             raise ValueError(
                 "this network takes sigma, which is infinite where the signal is 0; begin lower"
             )
         weight = next(network.parameters(), x) if isinstance(network, nn.Module) else x
         wide = torch.promote_types(weight.dtype, torch.float32)  # 65504 is the end of float16
-        sigma = torch.full((len(x),), float(level.ratio), dtype=wide)
-        out = network((x / level.signal).to(weight), sigma.to(weight.device), **condition)
-        x0 = without_variance(answer(out).to(x), x)
-        if x0.shape != x.shape:
-            raise ValueError(
-                f"the network answered {tuple(x0.shape)} to {tuple(x.shape)}; "
-                "it must keep the shape"
-            )
-        return Prediction(x, x0, (x - level.signal * x0) / level.noise)
+        sigma = torch.full((1,), float(level.ratio), dtype=wide, device=weight.device)
+        out = network((x / level.signal).to(weight), sigma.expand(len(x)), **condition)
+        return split(without_variance(answer(out).to(x), x), x, level, "x0")
 
     def denoise(x: Tensor, level: Level) -> Prediction:
         if level.noise:
-            return split(x, level)
+            return asked(x, level)
         if schedule is None:
             raise ValueError("a level without noise has no sigma; give schedule= to encode")
-        return Prediction(x, x, split(x, schedule.level(1)).eps)
+        return Prediction(x, x, asked(x, schedule.level(1)).eps)
 
     return denoise

@@ -66,18 +66,9 @@ class UNet(nn.Module):
 
         Raises ValueError for sides that do not halve, and for a label too many or too few.
         """
-        stride, sides = 2 ** (len(self.down_blocks) - 1), x.shape[2:]
-        if any(side % stride for side in sides):
-            raise ValueError(
-                f"sides of {'×'.join(map(str, sides))}; this U-Net needs multiples of {stride}"
-            )
-        config = self.config
-        check_label(label, has_classes=config.num_class_embeds is not None)
-        freq = sinusoid(t, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
-        temb = self.time_embedding(freq.to(x.dtype))
-        if label is not None:
-            temb = temb + self.class_embedding(label).to(x.dtype)
-        h = self.conv_in(2 * x - 1 if config.center_input_sample else x)
+        self.check(x, label)
+        temb = self.condition(t, label).to(x.dtype)
+        h = self.conv_in(2 * x - 1 if self.config.center_input_sample else x)
         skips = [h]
         for block in self.down_blocks:
             h = block(h, temb, None, skips)
@@ -86,3 +77,19 @@ class UNet(nn.Module):
         for block in self.up_blocks:
             h = block(h, temb, skips, None)
         return self.conv_out(F.silu(self.conv_norm_out(h)))
+
+    def condition(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Time and class as one vector: (B, embed), in the dtype of the weights."""
+        config = self.config
+        freq = sinusoid(t, config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift)
+        temb: Tensor = self.time_embedding(freq.to(self.time_embedding.linear_1.weight.dtype))
+        return temb if label is None else temb + self.class_embedding(label)
+
+    def check(self, x: Tensor, label: Tensor | None) -> None:
+        """Raise ValueError for sides that do not halve, and for a label too many or too few."""
+        stride, sides = 2 ** (len(self.down_blocks) - 1), x.shape[2:]
+        if any(side % stride for side in sides):
+            raise ValueError(
+                f"sides of {'×'.join(map(str, sides))}; this U-Net needs multiples of {stride}"
+            )
+        check_label(label, has_classes=self.config.num_class_embeds is not None)

@@ -13,14 +13,15 @@ With y = x/signal, r = noise/signal and λ = −log r, every deterministic solve
     y_s = (r_s/r_t) y_t + r_s ∫ e^λ x0 dλ      (the same flow, Lu et al. 2022, arXiv:2211.01095)
 
 DDIM holds the integrand at its value at t. A multistep method puts a polynomial in λ through the
-last few values: `windows` says which, `weights` integrates it, and `beyond` is what that adds to
-the step of DDIM.
+last few values: `windows` says which, `weights` integrates it, and `added` puts those of the past
+beside the step of DDIM. `steps` has all of this for a plan.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Protocol, TypeVar
 
@@ -29,11 +30,14 @@ from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
-from ddim.process import Level, Prediction
+from ddim.process import Level, Prediction, Scalar
 
 R = TypeVar("R")
 Run = Generator[tuple[Tensor, Level], Prediction, R]
 """Asks (x, level), is sent a Prediction, returns R."""
+
+Step = tuple[Level, Level, list[float], int]
+"""t, s, the weights of the predictions before that at t, newest first, and how many to keep."""
 
 _LEAP = 8.0
 
@@ -48,6 +52,19 @@ class Solver(Protocol):
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run."""
+        ...
+
+
+class Multistep(Protocol):
+    """A solver that combines the predictions of up to `order` intervals."""
+
+    @property
+    def order(self) -> int:
+        """So many, at most."""
+        ...
+
+    def past(self, seen: Plan, s: Level) -> list[float]:
+        """The weights in x_s of the predictions before that at t = seen[0], two or more seen."""
         ...
 
 
@@ -105,18 +122,42 @@ def weights(nodes: Plan, t: Level, s: Level, rate: float = 1.0) -> list[float]:
     r_s), and 1 + eta the x0 of the SDE. By 64 Gauss-Legendre nodes, which unlike the closed forms
     lose few digits for small h.
     """
-    at, h = np.array([gap(t, node) for node in nodes]), gap(t, s)
+    at, h = [gap(t, node) for node in nodes], gap(t, s)
+    if len(at) == 1:
+        return [-math.expm1(-rate * h)]
     u = h * (_NODES + 1) / 2  # λ − λ_t
     kernel = _WEIGHTS / 2 * h * rate * np.exp(-rate * (h - u))
-    others = ([m for m in range(len(at)) if m != j] for j in range(len(at)))
+    others = ([m for m in at if m != node] for node in at)
     return [
-        float(kernel @ np.prod([(u - at[m]) / (at[j] - at[m]) for m in rest], axis=0))
-        if rest
-        else -math.expm1(-rate * h)
-        for j, rest in enumerate(others)
+        float(kernel @ math.prod((u - m) / (node - m) for m in rest))
+        for node, rest in zip(at, others, strict=True)
     ]
 
 
-def beyond(values: Sequence[Tensor], weight: Sequence[float]) -> Tensor | float:
-    """Σ_j w_j (v_j − v_0) over values v_0, v_1, …, and weights w_1, …"""
-    return sum((w * (value - values[0]) for w, value in zip(weight, values[1:], strict=True)), 0.0)
+def memory(lengths: Sequence[int]) -> list[int]:
+    """How many predictions to keep after each interval, if so many past ones are used in each."""
+    kept = [0]
+    for length in lengths[:0:-1]:
+        kept.append(max(length, kept[-1] - 1))
+    return kept[::-1]
+
+
+@lru_cache(maxsize=64)
+def steps(solver: Multistep, plan: Plan) -> list[Step]:
+    """The steps of a plan, whose weights are computed once."""
+    found = [
+        solver.past(seen, s) if len(seen) > 1 else [] for seen, s in windows(plan, solver.order)
+    ]
+    return list(zip(plan, plan[1:], found, memory([len(w) for w in found]), strict=False))
+
+
+def added(x: Tensor, weight: Sequence[float], values: Iterable[Tensor]) -> Tensor:
+    """x + Σ_j w_j v_j, written over x: give one that nobody else has seen."""
+    for w, value in zip(weight, values, strict=False):
+        x.add_(value, alpha=w)
+    return x
+
+
+def noised(x: Tensor, std: Scalar, z: Tensor) -> Tensor:
+    """x + std·z, in a new tensor, for whoever drew z was shown x."""
+    return x + std * z if isinstance(std, Tensor) else x.add(z, alpha=std)

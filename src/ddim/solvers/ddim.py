@@ -12,7 +12,7 @@ from torch import Tensor
 from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.process import Level, Scalar
-from ddim.solvers.base import Run, fall, falling
+from ddim.solvers.base import Run, fall, falling, noised
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ class DDIM:
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
-        steps = zip(pairwise(plan), self._weights(x, plan), strict=True)
+        steps, draws = zip(pairwise(plan), self._weights(x, plan), strict=True), self._draws
         for k, ((t, s), (kept, std)) in enumerate(steps):
             p = yield x, t
-            x = s.signal * p.x0 + kept * p.eps  # Eq. (12), kept = √(1 − α_s − σ²)
-            if s.noise and self._draws:
-                x = x + std * noise(x, k)
+            x = p.mixed(s.signal, kept)  # Eq. (12): √α_s x̂_0 + kept ε̂, kept = √(1 − α_s − σ²)
+            del p  # whose memory the next network call may use
+            if draws and s.noise:
+                x = noised(x, std, noise(x, k))  # σ z
         return x
 
     @property

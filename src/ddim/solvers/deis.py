@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
-from ddim.solvers.base import Run, beyond, chosen_order, weights, windows
+from ddim.process import Level
+from ddim.solvers.base import Run, added, chosen_order, steps, weights
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class DEIS:
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
         past: list[Tensor] = []
-        for seen, s in windows(plan, self.order):
-            t = seen[0]
+        for t, s, w, kept in steps(self, plan):
             p = yield x, t
-            past = [p.eps, *past][: self.order]
-            x = s.signal * p.x0 + s.noise * p.eps
-            if len(seen) > 1:
-                x = x + s.noise * beyond(past[: len(seen)], weights(seen, t, s, rate=-1)[1:])
+            x = added(p.mixed(s.signal, s.noise - sum(w)), w, past)
+            past = [p.eps, *past][:kept] if kept else []
+            del p
         return x
+
+    def past(self, seen: Plan, s: Level) -> list[float]:
+        """See `Multistep`."""
+        return [float(s.noise) * w for w in weights(seen, seen[0], s, rate=-1)[1:]]

@@ -13,14 +13,15 @@ from ddim.plans import Plan
 from ddim.process import Level
 from ddim.solvers.base import (
     Run,
-    beyond,
+    added,
     chosen_order,
     fall,
     falling,
     gap,
+    noised,
     regular,
+    steps,
     weights,
-    windows,
 )
 
 
@@ -55,17 +56,14 @@ class DPMpp:
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
         past: list[Tensor] = []
-        steps = windows(falling(plan) if self.eta else plan, self.order)
-        for k, (seen, s) in enumerate(steps):
-            t = seen[0]
-            kept, std = self._noise(t, s)
+        for k, (t, s, w, kept) in enumerate(steps(self, falling(plan) if self.eta else plan)):
+            on_eps, std = self._noise(t, s)
             p = yield x, t
-            past = [p.x0, *past][: self.order]
-            x = s.signal * p.x0 + kept * p.eps
-            if len(seen) > 1:
-                x = x + s.signal * beyond(past[: len(seen)], self._weights(seen, s))
+            x = added(p.mixed(s.signal - sum(w), on_eps), w, past)
+            past = [p.x0, *past][:kept] if kept else []
+            del p
             if std:
-                x = x + std * noise(x, k)
+                x = noised(x, std, noise(x, k))
         return x
 
     def _noise(self, t: Level, s: Level) -> tuple[float, float]:
@@ -75,18 +73,19 @@ class DPMpp:
         share = fall(t, s) ** self.eta
         return float(s.noise) * share, float(s.noise) * math.sqrt((1 - share) * (1 + share))
 
-    def _weights(self, seen: Plan, s: Level) -> list[float]:
-        t, rate = seen[0], 1 + self.eta
+    def past(self, seen: Plan, s: Level) -> list[float]:
+        """See `Multistep`."""
+        t, rate, scale = seen[0], 1 + self.eta, float(s.signal)
         h, r0 = gap(t, s), gap(seen[1], t) / gap(t, s)
         if len(seen) == 2:
-            return [math.expm1(-rate * h) / (2 * r0)]
-        exact = weights(seen, t, s, rate)[1:]
+            return [scale * math.expm1(-rate * h) / (2 * r0)]
+        exact = [scale * w for w in weights(seen, t, s, rate)[1:]]
         if not self.compat:
             return exact
         r1 = gap(seen[2], seen[1]) / h
         phi3 = ((math.expm1(-rate * h) / (rate * h)) + 1) / (rate * h) - 0.5
         half = (-1 / (r0 * r1), 1 / (r1 * (r0 + r1)))  # D2 is twice this
-        return [w + phi3 * d for w, d in zip(exact, half, strict=True)]
+        return [w + scale * phi3 * d for w, d in zip(exact, half, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,17 @@ class DPMpp2S:
         """Begin a run; see `Solver`."""
         for t, s in pairwise(plan):
             p = yield x, t
-            x = s.signal * p.x0 + s.noise * p.eps
             if regular(t) and regular(s):
                 m = _between(t, s)
-                middle = m.signal * p.x0 + m.noise * p.eps
-                q = yield middle, m
-                x = x + s.signal * (1 - fall(t, s)) * (q.x0 - p.x0)
-                x = x + s.noise / m.noise * (q.x - middle)
+                x, x0 = p.mixed(m.signal, m.noise), p.x0
+                del p
+                p = yield x, m
+                w = float(s.signal) * (fall(t, s) - fall(m, s))
+                x = added(p.mixed(s.signal - w, s.noise), [w], [x0])
+                del p, x0
+            else:
+                x = p.mixed(s.signal, s.noise)
+                del p
         return x
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
-from ddim.solvers.base import Run
+from ddim.solvers.base import Run, added
 
 _LONGEST = 3.0
 
@@ -28,9 +28,13 @@ class Heun:
         """Begin a run; see `Solver`."""
         for t, s in pairwise(plan):
             p = yield x, t
-            x = s.signal * p.x0 + s.noise * p.eps
+            x = p.mixed(s.signal, s.noise)
             step = float(s.noise - s.signal * t.ratio) if t.signal else math.inf
             if s.noise and abs(step) <= _LONGEST:
-                q = yield x, s
-                x = q.x + step / 2 * (q.eps - p.eps)
+                eps = p.eps
+                del p
+                p = yield x, s
+                x = added(p.x.add(eps, alpha=-step / 2), [step / 2], [p.eps])
+                del eps
+            del p
         return x

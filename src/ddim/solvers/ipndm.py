@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
-from ddim.solvers.base import Run, beyond, chosen_order, windows
+from ddim.process import Level
+from ddim.solvers.base import Run, added, chosen_order, steps
 
 ADAMS_BASHFORTH = (
     (1.0,),
@@ -35,12 +36,14 @@ class IPNDM:
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
         past: list[Tensor] = []
-        for (t, *before), s in windows(plan, self.order):
+        for t, s, w, kept in steps(self, plan):
             p = yield x, t
-            past = [p.eps, *past][: self.order]
-            x = s.signal * p.x0 + s.noise * p.eps
-            if before:
-                step = s.noise - s.signal * t.ratio  # signal_s (r_s − r_t)
-                c = ADAMS_BASHFORTH[len(before)]
-                x = x + step * beyond(past[: len(c)], c[1:])
+            x = added(p.mixed(s.signal, s.noise - sum(w)), w, past)
+            past = [p.eps, *past][:kept] if kept else []
+            del p
         return x
+
+    def past(self, seen: Plan, s: Level) -> list[float]:
+        """See `Multistep`."""
+        step = float(s.noise - s.signal * seen[0].ratio)  # signal_s (r_s − r_t)
+        return [step * c for c in ADAMS_BASHFORTH[len(seen) - 1][1:]]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
-from ddim.solvers.base import Run, fall, falling
+from ddim.solvers.base import Run, fall, falling, noised
 from ddim.solvers.ddim import kept_share, sigma, sigma_hat
 
 
@@ -41,9 +41,11 @@ class Resample:
             for repeat in range(self.repeats):
                 if repeat:  # back up
                     risen = t.signal / s.signal * x
-                    x = risen + sigma_hat(t, s) * noise(x, next(draws))
+                    x = noised(risen, sigma_hat(t, s), noise(x, next(draws)))
+                    del risen
                 p = yield x, t
-                x = s.signal * p.x0 + kept * p.eps
+                x = p.mixed(s.signal, kept)
+                del p
                 if self.eta and s.noise:
-                    x = x + sigma(t, s, self.eta) * noise(x, next(draws))
+                    x = noised(x, sigma(t, s, self.eta), noise(x, next(draws)))
         return x

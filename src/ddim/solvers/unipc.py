@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 from torch import Tensor
 
 from ddim.noise import Noise
 from ddim.plans import Plan
 from ddim.process import Level
-from ddim.solvers.base import Run, beyond, chosen_order, fall, gap, regular, weights, windows
+from ddim.solvers.base import (
+    Run,
+    added,
+    chosen_order,
+    fall,
+    gap,
+    memory,
+    regular,
+    weights,
+    windows,
+)
 
 
 @dataclass(frozen=True)
@@ -34,20 +46,15 @@ class UniPC:
 
     def __call__(self, x: Tensor, plan: Plan, noise: Noise) -> Run[Tensor]:
         """Begin a run; see `Solver`."""
-        past, used = list[Tensor](), list[Tensor]()
-        base, corrector = x, list[float]()
-        for seen, s in windows(plan, self.order):
-            t = seen[0]
+        past: list[Tensor] = []
+        for (t, s), (w, corrector), kept in _steps(self, plan):
             p = yield x, t
             if corrector:
-                done_again = base + t.signal * beyond([*used, p.x0], corrector)
-                p = p.with_x(done_again + (p.x - x), t)
-            past = [p.x0, *past][: self.order]
-            used = past[: len(seen)]
-            base = x = s.signal * p.x0 + s.noise * p.eps
-            predictor, corrector = self._weights(seen, s)
-            if predictor:
-                x = x + s.signal * beyond(used, predictor)
+                new, *old = corrector
+                p = p.with_x(added(p.x.add(p.x0, alpha=new), old, past), t)
+            x = added(p.mixed(s.signal - sum(w), s.noise), w, past)
+            past = [p.x0, *past][:kept] if kept else []
+            del p
         return x
 
     def _weights(self, seen: Plan, s: Level) -> tuple[list[float], list[float]]:
@@ -63,3 +70,26 @@ class UniPC:
         if len(seen) == 2:
             return [free / (2 * gap(t, seen[1]) / h)], corrector
         return weights(seen, t, s)[1:], corrector
+
+
+@lru_cache(maxsize=16)
+def _steps(
+    solver: UniPC, plan: Plan
+) -> list[tuple[tuple[Level, Level], tuple[list[float], list[float]], int]]:
+    """Each interval t → s, the weights of the x0 before that at t, and how many x0 to keep.
+
+    First the predictor's weights, then those, with x0 at t the first, of what the corrector changes
+    at t, which the interval before led to: its own weights less those of the predictor.
+    """
+    change, rows = list[float](), []
+    for seen, s in windows(plan, solver.order):
+        predictor, corrector = solver._weights(seen, s)
+        rows.append(([float(s.signal) * w for w in predictor], change))
+        if not corrector:
+            change = []
+            continue
+        *of_past, new = corrector
+        old = [c - p for c, p in zip(of_past, predictor, strict=True)]
+        change = [float(s.signal) * w for w in (new, -new - sum(old), *old)]
+    used = [max(len(w), len(change) - 1) for w, change in rows]
+    return list(zip(pairwise(plan), rows, memory(used), strict=True))

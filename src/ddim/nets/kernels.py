@@ -1,0 +1,161 @@
+"""kernels.cpp, compiled once for this machine and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddim.files import cache_folder, write
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
+_BUILD = (*_FLAGS, "-fopenmp", "-shared", "-fPIC")
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
+
+
+class Norm:
+    """The numbers of an nn.GroupNorm, in float32."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        self.gamma, self.beta = norm.weight.detach().float(), norm.bias.detach().float()
+        self.groups, self.eps = norm.num_groups, norm.eps
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled functions; images are (B, C, H, W) and channels-last, float32 or bfloat16."""
+
+    library: ctypes.CDLL
+
+    def normalise(
+        self,
+        images: tuple[Tensor, ...],
+        norm: Norm,
+        shift: Tensor | None,
+        *,
+        act: bool,
+        tiled: bool,
+    ) -> Tensor:
+        """Group normalisation of one or two images side by side, after a shift (1 or B, C) and
+        before SiLU where act; tiled: as (B, 16 C, H/2, W/2), the patches that Winograd multiplies.
+        """
+        images = tuple(image.contiguous(memory_format=torch.channels_last) for image in images)
+        batch, _, height, width = images[0].shape
+        channels = [image.shape[1] for image in images]
+        shape = (16 * sum(channels), height // 2, width // 2) if tiled else (height, width)
+        shape = shape if tiled else (sum(channels), *shape)
+        out = _empty((batch, *shape), images[0])
+        rows = None if shift is None else shift.float().contiguous()
+        function = getattr(self.library, f"normalise_{str(out.dtype).removeprefix('torch.')}")
+        function(
+            out.data_ptr(),
+            images[0].data_ptr(),
+            images[1].data_ptr() if len(images) > 1 else None,
+            channels[0],
+            channels[1] if len(images) > 1 else 0,
+            batch,
+            height,
+            width,
+            None if rows is None else rows.data_ptr(),
+            0 if rows is None or len(rows) == 1 else rows.shape[1],
+            norm.gamma.data_ptr(),
+            norm.beta.data_ptr(),
+            norm.groups,
+            norm.eps,
+            act,
+            tiled,
+            torch.get_num_threads(),
+        )
+        return out
+
+    def gather(self, tiles: Tensor, bias: Tensor, add: Tensor | None, out: Tensor) -> None:
+        """Put into out (B, C, H, W) what tiles (B, 16 C, H/2, W/2) of products amount to, with a
+        bias (C,) and perhaps another image.
+        """
+        batch, channels, height, width = out.shape
+        function = getattr(self.library, f"gather_{str(out.dtype).removeprefix('torch.')}")
+        function(
+            out.data_ptr(),
+            tiles.data_ptr(),
+            bias.data_ptr(),
+            None if add is None else add.data_ptr(),
+            batch,
+            height,
+            width,
+            channels,
+            torch.get_num_threads(),
+        )
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+
+
+@cache
+def kernels() -> Kernels | str:
+    """The functions, compiled where the cache folder has none for this machine; or why there are
+    none, in words.
+    """
+    if not sys.platform.startswith("linux"):
+        return f"they are for Linux, and this is {platform.system()}"
+    path = cache_folder() / "kernels" / f"{_key()}.so"
+    try:
+        if not path.is_file():
+            write(path, _compiled())
+        library = ctypes.CDLL(str(path))
+    except (OSError, ValueError) as error:
+        return str(error)
+    size = (_INT,) * 2
+    for kind in ("float32", "bfloat16"):
+        norm = getattr(library, f"normalise_{kind}")
+        images = (_POINTER, _POINTER, *size, _INT, _INT, _INT)
+        numbers = (_POINTER, _LONG, _POINTER, _POINTER, _INT, ctypes.c_float)
+        norm.argtypes = (_POINTER, *images, *numbers, _INT, _INT, _INT)
+        getattr(library, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
+    return Kernels(library)
+
+
+def _key() -> str:
+    """A name for what the file depends on: the source, the compiler's flags and the processor."""
+    known = "\n".join([_SOURCE.read_text(), *_BUILD, machine()])
+    return hashlib.sha256(known.encode()).hexdigest()[:32]
+
+
+@cache
+def machine() -> str:
+    """The processor and what it can do, as far as this system tells."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    flags = (line for line in lines if line.startswith(("flags", "Features", "model name")))
+    return "\n".join([platform.machine(), platform.processor(), *sorted(set(flags))])
+
+
+def _compiled() -> bytes:
+    """The library. Raises ValueError, one clause, without a compiler that makes it."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+    if compiler is None:
+        raise ValueError("there is no C++ compiler; install g++")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "kernels.so"
+        command = [*compiler.split(), *_BUILD, str(_SOURCE), "-o", str(target)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ValueError(f"{compiler} did not run ({error})") from error
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            said = next((line for line in lines if "error" in line), "no reason given")
+            raise ValueError(f"{compiler} failed ({said[:160]})")
+        return target.read_bytes()

@@ -1,0 +1,148 @@
+"""Convolutions whose weights are laid out once, for `Fast`: by oneDNN, and by Winograd."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddim.nets.kernels import Kernels, Norm, kernels
+
+_LEAST = 64
+_CHUNK = 1 << 21
+_ONE = [1, 1]
+_G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+
+@cache
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this torch has the convolutions of weights laid out once, and they are right."""
+    x, weight = torch.linspace(-1, 1, 512).reshape(1, 8, 8, 8), torch.ones(8, 8, 3, 3)
+    try:
+        own = Conv(weight, torch.ones(8), dtype, (1, 1, 1), packed=True)
+        other = x.to(dtype, memory_format=torch.channels_last)
+        y = own(other, other).float()
+    except (AttributeError, RuntimeError, TypeError):  # a torch without them, or with others
+        return False
+    return torch.allclose(y, F.conv2d(x, weight, torch.ones(8), padding=1) + x, atol=0.1)
+
+
+class Conv:
+    """y = conv(x) or conv(x) + add, of channels-last images in one dtype.
+
+    geometry: stride, padding and groups.
+    packed: by oneDNN's operations of weights laid out once, for a CPU where `packs`. It is done at
+    the first call, for images of that size; the batch does not matter.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        geometry: tuple[int, int, int] = (1, 0, 1),
+        *,
+        packed: bool = False,
+    ) -> None:
+        stride, padding, groups = geometry
+        self.weight = weight.detach().to(dtype).clone(memory_format=torch.channels_last)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self._how = [padding] * 2, [stride] * 2, _ONE, groups
+        self._packed, self._laid_out = packed, False
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), add (B, C', H', W')."""
+        padding, stride, dilation, groups = self._how
+        if not self._packed:
+            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            return y if add is None else y.add_(add)
+        ops = torch.ops.mkldnn
+        if not self._laid_out:
+            size, self._laid_out = [1, *x.shape[1:]], True
+            self.weight = ops._reorder_convolution_weight(self.weight, *self._how, size)
+        given = (self.weight, self.bias, *self._how)
+        if add is None:
+            return ops._convolution_pointwise(x, *given, "none", [], "")
+        return ops._convolution_pointwise.binary(x, add, *given, "add", 1.0, None, [], None)
+
+
+class NormConv:
+    """conv(silu(norm(x + shift))) + add, of one image or of two side by side."""
+
+    def __init__(self, norm: nn.GroupNorm, conv: Any, dtype: torch.dtype, *, packed: bool) -> None:
+        self.norm = Norm(norm)
+        self._kernels = usable(dtype, conv.weight.device)
+        self._winograd: Winograd | None = None
+        wide = min(conv.weight.shape[:2]) >= _LEAST and conv.kernel_size == (3, 3)
+        if self._kernels and packed and wide and dtype == torch.float32:
+            self._winograd = Winograd(conv, dtype, self._kernels)
+        self._conv = Conv(conv.weight, conv.bias, dtype, (1, conv.padding[0], 1), packed=packed)
+
+    def __call__(
+        self, images: tuple[Tensor, ...], shift: Tensor | None = None, add: Tensor | None = None
+    ) -> Tensor:
+        """images (B, C_i, H, W), shift (1 or B, Σ C_i)."""
+        height, width = images[0].shape[2:]
+        if self._winograd and not (height % 2 or width % 2):
+            return self._winograd(images, self.norm, shift, add)
+        return self._conv(normalise(self._kernels, images, self.norm, shift, act=True), add)
+
+
+class Winograd:
+    """A 3×3 convolution as products in the space of 4×4 patches, after a normalisation."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, compiled: Kernels) -> None:
+        g = torch.tensor(_G, dtype=torch.float64)
+        weight = torch.einsum("ap,oipq,bq->aboi", g, conv.weight.detach().double(), g)
+        rows = weight.reshape(-1, conv.in_channels, 1, 1)
+        self._product = Conv(rows, None, dtype, (1, 0, 16), packed=True)
+        self._out, self._kernels = conv.out_channels, compiled
+        self._bias = torch.zeros(self._out) if conv.bias is None else conv.bias.detach()
+        self._bias = self._bias.to(dtype)
+
+    def __call__(
+        self, images: tuple[Tensor, ...], norm: Norm, shift: Tensor | None, add: Tensor | None
+    ) -> Tensor:
+        """As `NormConv`; a few images at a time, so that the patches stay in the cache."""
+        batch, _, height, width = images[0].shape
+        out = images[0].new_empty((batch, self._out, height, width))
+        out = torch.empty_like(out, memory_format=torch.channels_last)
+        patches = 4 * height * width * max(sum(image.shape[1] for image in images), self._out)
+        size = max(1, _CHUNK // patches)
+        for begin in range(0, batch, size):
+            part = slice(begin, begin + size)
+            some = tuple(image[part] for image in images)
+            row = shift if shift is None or len(shift) == 1 else shift[part]
+            tiles = self._kernels.normalise(some, norm, row, act=True, tiled=True)
+            added = None if add is None else add[part]
+            self._kernels.gather(self._product(tiles), self._bias, added, out[part])
+        return out
+
+
+def usable(dtype: torch.dtype, device: torch.device) -> Kernels | None:
+    """The compiled kernels, where they are for this dtype and device."""
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return None
+    found = kernels()
+    return found if isinstance(found, Kernels) else None
+
+
+def normalise(
+    compiled: Kernels | None,
+    images: tuple[Tensor, ...],
+    norm: Norm,
+    shift: Tensor | None = None,
+    *,
+    act: bool = False,
+) -> Tensor:
+    """The group norm of one or two images side by side, as `Kernels.normalise`, or by torch."""
+    if compiled is not None:
+        return compiled.normalise(images, norm, shift, act=act, tiled=False)
+    x = torch.cat(images, 1) if len(images) > 1 else images[0]
+    if shift is not None:
+        x = x + shift[:, :, None, None].to(x.dtype)
+    y = F.group_norm(x, norm.groups, norm.gamma.to(x.dtype), norm.beta.to(x.dtype), norm.eps)
+    return F.silu(y, inplace=True) if act else y

@@ -1,0 +1,200 @@
+"""The U-Net as it samples against the U-Net as it is written."""
+
+import ctypes
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, strategies as st
+from torch import nn
+
+from ddim.nets import UNet, UNetConfig, fast, kernels as compiled, packed
+from ddim.nets.fast import Fast, attend
+from ddim.nets.kernels import Kernels, Norm, kernels
+from ddim.nets.packed import Winograd
+from test_unet import BASE, VARIANTS
+
+HOW = ("as it is", "without a compiler", "without packed weights", "by Winograd")
+
+
+@pytest.fixture(params=HOW)
+def how(request, monkeypatch):
+    """Every form that the fast network takes, on machines that have more or less."""
+    if request.param == "without a compiler":
+        for module in (packed, fast):
+            monkeypatch.setattr(module, "usable", lambda dtype, device: None)
+    if request.param == "without packed weights":
+        monkeypatch.setattr(fast, "packs", lambda dtype: False)
+    if request.param == "by Winograd":
+        monkeypatch.setattr(packed, "_LEAST", 1)
+        monkeypatch.setattr(packed, "_CHUNK", 1 << 17)
+    return request.param
+
+
+def unet(variant):
+    net = UNet(UNetConfig(**{**BASE, **VARIANTS[variant]})).eval().requires_grad_(False)
+    for weight in net.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.05)
+    return net
+
+
+def images(*shape, dtype=torch.float32):
+    return torch.randn(shape).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_answers_as_the_network_that_it_is_made_of(variant, how):
+    net = unet(variant)
+    quick = Fast(net)
+    x = torch.randn(5, net.config.in_channels, 16, 24)
+    labels = torch.tensor([0, 4, 2, 2, 1]) if net.config.num_class_embeds else None
+    for t in (torch.tensor([0, 10, 999, 500, 2]), torch.full((1,), 300).expand(5)):
+        for batch in (5, 1):  # after weights were laid out for another batch
+            label = None if labels is None else labels[:batch]
+            expected, found = net(x[:batch], t[:batch], label), quick(x[:batch], t[:batch], label)
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def test_a_fractional_time_and_a_time_asked_again_are_right():
+    net = unet("defaults")
+    quick, x = Fast(net), torch.randn(2, 3, 16, 16)
+    for t in (0.25, 7.0, 0.25):
+        times = torch.full((1,), t).expand(2)
+        torch.testing.assert_close(quick(x, times), net(x, times), rtol=0, atol=2e-5)
+
+
+def test_bfloat16_is_near(how):
+    net = unet("published")
+    x, t = torch.randn(4, 3, 16, 16), torch.full((4,), 500)
+    right, near = net(x, t), Fast(net, torch.bfloat16)(x, t)
+    assert near.dtype == torch.float32
+    assert 0 < (near - right).norm() / right.norm() < 2e-2
+
+
+def test_it_takes_nothing_from_its_caller_and_refuses_as_the_network_does():
+    net = unet("classes")
+    x, t, label = torch.randn(2, 3, 16, 16), torch.full((2,), 9), torch.tensor([1, 2])
+    kept, weights = x.clone(), {k: v.clone() for k, v in net.state_dict().items()}
+    Fast(net)(x, t, label)
+    assert torch.equal(x, kept)
+    assert all(torch.equal(v, weights[k]) for k, v in net.state_dict().items())
+    with pytest.raises(ValueError, match="multiples of 4"):
+        Fast(net)(x[..., :15], t, label)
+    with pytest.raises(ValueError, match="got no label"):
+        Fast(net)(x, t)
+
+
+def test_the_kernels_are_compiled_here():
+    assert isinstance(kernels(), Kernels)
+    assert packed.packs(torch.float32)
+
+
+@given(
+    st.integers(1, 3),
+    st.sampled_from([(1, 0), (33, 7), (32, 0), (64, 32), (40, 24)]),
+    st.sampled_from([(2, 2), (4, 6), (1, 5)]),
+    st.booleans(),
+)
+def test_a_normalisation_is_torchs_in_double(batch, widths, sides, act):
+    total = sum(widths)
+    norm = nn.GroupNorm(8 if total % 8 == 0 else 1, total, 1e-6).requires_grad_(False)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    parts = tuple(images(batch, width, *sides) for width in widths if width)
+    shift = torch.randn(batch, total)
+    exact = norm.double()(torch.cat(parts, 1).double() + shift[:, :, None, None])
+    exact = F.silu(exact) if act else exact
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found = kernels().normalise(parts, Norm(norm), shift, act=act, tiled=False)
+        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=3e-5)
+    torch.set_num_threads(1)
+
+
+def test_a_mean_far_from_zero_costs_no_digits():
+    norm = nn.GroupNorm(2, 64).requires_grad_(False)
+    x = images(1, 64, 16, 16) + 4096
+    exact = norm.double()(x.double())
+    found = kernels().normalise((x,), Norm(norm), None, act=False, tiled=False)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-3)
+
+
+def test_silu_holds_at_the_ends_and_nan_and_infinity_are_not_hidden():
+    norm = nn.GroupNorm(1, 1, 0).requires_grad_(False)
+    norm.weight.fill_(1e4)
+    x = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    found = kernels().normalise((x,), Norm(norm), None, act=True, tiled=False)
+    torch.testing.assert_close(found, F.silu(norm(x)), rtol=1e-6, atol=5e-3)  # of ±17,000
+    for bad in (torch.nan, torch.inf):
+        x[0, 0, 3, 3] = bad
+        for dtype in (torch.float32, torch.bfloat16):
+            one = kernels().normalise((x.to(dtype),), Norm(norm), None, act=True, tiled=False)
+            assert one.isnan().any()
+
+
+def test_bfloat16_is_rounded_to_the_nearest():
+    norm = nn.GroupNorm(1, 8).requires_grad_(False)
+    x = images(2, 8, 4, 4, dtype=torch.bfloat16)
+    wide = kernels().normalise((x.float(),), Norm(norm), None, act=False, tiled=False)
+    found = kernels().normalise((x,), Norm(norm), None, act=False, tiled=False)
+    assert torch.equal(found, wide.bfloat16())
+
+
+@pytest.mark.parametrize("sides", [(2, 2), (4, 6), (8, 2)])
+def test_winograd_is_the_convolution(sides):
+    conv = nn.Conv2d(24, 40, 3, padding=1).requires_grad_(False)
+    norm = nn.GroupNorm(3, 24).requires_grad_(False)
+    x, add, shift = images(5, 24, *sides), images(5, 40, *sides), torch.randn(5, 24)
+    exact = conv.double()(F.silu(norm.double()(x.double() + shift.double()[:, :, None, None])))
+    whole = Winograd(conv.float(), torch.float32, kernels())
+    for added, expected in ((add, exact + add), (None, exact)):
+        found = whole((x,), Norm(norm.float()), shift, added)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_attention_is_torchs_however_many_there_are(monkeypatch):
+    q, k, v = torch.randn(3, 2, 3, 10, 8)
+    right = F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attend(q, k, v), right, rtol=0, atol=1e-6)
+    monkeypatch.setattr(fast, "_SCORES", 0)
+    torch.testing.assert_close(attend(q, k, v), right, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch, tmp_path):
+    """As on a machine that has compiled nothing yet."""
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    return compiled.kernels.__wrapped__
+
+
+def test_the_kernels_are_compiled_once(uncompiled, tmp_path, monkeypatch):
+    first = uncompiled()
+    assert isinstance(first, Kernels)
+    (kept,) = (tmp_path / "kernels").iterdir()
+    monkeypatch.setenv("CXX", "false")  # would fail
+    assert isinstance(uncompiled(), Kernels)
+    kept.unlink()
+    assert uncompiled() == "false failed (no reason given)"
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [("/no/such/c++", "/no/such/c++ did not run"), ("false", "false failed")],
+)
+def test_without_a_compiler_there_is_a_reason(uncompiled, monkeypatch, compiler, said):
+    monkeypatch.setenv("CXX", compiler)
+    assert said in uncompiled()
+
+
+def test_a_broken_library_in_the_cache_is_a_reason_and_no_crash(uncompiled, tmp_path):
+    (path := tmp_path / "kernels" / f"{compiled._key()}.so").parent.mkdir()
+    path.write_bytes(b"no library")
+    assert isinstance(uncompiled(), str)
+
+
+def test_the_library_holds_what_is_called():
+    assert isinstance(kernels().library, ctypes.CDLL)
+    for kind in ("float32", "bfloat16"):
+        for name in ("normalise", "gather"):
+            assert getattr(kernels().library, f"{name}_{kind}").argtypes
