@@ -10,7 +10,7 @@ import torch
 from ddim.exact import THREE, uneven
 from ddim.plans import plan
 from ddim.process import Prediction
-from ddim.rows import Fitted, rows_of
+from ddim.rows import Fitted, rows_of, trimmed
 from ddim.sampling import sample, trace
 from ddim.schedules import linear, zero_terminal
 from ddim.solvers import SOLVERS
@@ -55,6 +55,19 @@ def test_an_eps_at_a_level_without_signal_is_remembered():
     torch.testing.assert_close(
         sample(THREE, x, BARE, fitted(averaging, BARE)), sample(THREE, x, BARE, averaging)
     )
+
+
+def test_rows_are_trimmed_to_what_the_solver_remembers():
+    levels = plan(linear(), 9)
+    for spec, longest in (("ddim", 2), ("ipndm", 5), ("deis:order=2", 3)):
+        full = rows_of(build(spec), levels)
+        rows = trimmed(full)
+        assert max(map(len, rows)) == longest
+        for row, whole in zip(rows, full, strict=True):
+            assert row == whole[: len(row)]
+            assert max(map(abs, whole[len(row) :]), default=0) < 1e-12 * max(map(abs, whole))
+        assert trimmed(rows) == rows
+    assert trimmed(((0.0, 1.0), (1.0, 0.0, 0.0))) == ((0.0, 1.0), (1.0, 0.0))
 
 
 def test_ddims_rows_are_its_levels():

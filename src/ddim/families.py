@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddim.plans import Plan
 from ddim.process import Denoiser
-from ddim.rows import Fitted, Rows, rows_of
+from ddim.rows import Fitted, Rows, rows_of, trimmed
 from ddim.schedules import Schedule
 from ddim.solvers import Solver
 from ddim.teacher import Taught
@@ -110,7 +110,8 @@ class Family:
         times = [round(float(level.t)) for level in plan]
         if all(t > s for t, s in pairwise(times)):
             plan = tuple(self.schedule.level(t) for t in times)
-        return plan, Fitted(tuple(float(s.ratio) for s in plan), self.rows(member, plan))
+        rows = trimmed(self.rows(member, plan))
+        return plan, Fitted(tuple(float(s.ratio) for s in plan), rows)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from ddim.process import Prediction
 from ddim.solvers.base import Run, Solver, added, memory
 
 Rows = tuple[tuple[float, ...], ...]
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class Fitted:
                 "on, nor the end of it; take the plan of its recipe"
             )
         return self.rows[skipped:]
+
+
+def trimmed(rows: Rows) -> Rows:
+    """Without the last weights that are nothing but rounding, whose eps need not be kept."""
+    found = []
+    for row in rows:
+        least = _ROUNDING * max(map(abs, row))
+        used = max((j + 1 for j, weight in enumerate(row) if abs(weight) > least), default=2)
+        found.append(row[: max(used, 2)])
+    return tuple(found)
 
 
 def fitted(numbers: Mapping[str, Any]) -> Fitted:

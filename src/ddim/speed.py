@@ -54,15 +54,14 @@ def rows(
 
     told: of what is being done, for a progress bar.
     """
-    programs = {}
-    for way in ways:
-        told(f"making {way}")
-        programs[way] = made(model, way)
-    apart = {way: error(model, program) for way, program in programs.items()}
     found, each, t = [], flops(model), model.schedule.T // 2
+    asked = list(ways)
     for batch in batches:
-        limits = {precision: limit(model, precision, batch) for precision in _of(programs)}
-        told(f"timing batch {batch}")
+        limits = {name: limit(model, name, batch) for name in {way.precision for way in asked}}
+        programs = {}
+        for way in asked:
+            told(f"{way}, batch {batch}")
+            programs[way] = made(model, way)
         given = inputs(model, batch, t)
         took = seconds(programs, given, _TRIALS, _SECONDS)
         for way, spent in took.items():
@@ -77,7 +76,7 @@ def rows(
                     rate / 1e9,
                     rate / limits[way.precision],
                     _memory(programs[way], given),
-                    apart[way],
+                    error(model, programs[way], batch),
                 )
             )
     return found
@@ -131,10 +130,6 @@ def about() -> dict[str, Any]:
     if torch.cuda.is_available():
         said["gpu"] = torch.cuda.get_device_name()
     return said
-
-
-def _of(ways: Iterable[Way]) -> set[str]:
-    return {way.precision for way in ways}
 
 
 def _heaviest(model: Model, batch: int) -> tuple[Any, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,8 @@ def optimized(
 ) -> Model:
     """The model with its network run another way; see `Model.optimize`."""
     ways = _ways(model, precision, backend, batch_size)
-    programs = {way: made(model, way) for way in ways}
-    way = ways[0] if len(ways) == 1 else _fastest(model, programs, min(batch_size, _BATCH))
-    return by(model, way, programs[way])
+    way = ways[0] if len(ways) == 1 else _fastest(model, ways, min(batch_size, _BATCH))
+    return by(model, way, made(model, way))
 
 
 def by(model: Model, way: Way, program: Program) -> Model:
@@ -106,11 +105,11 @@ def inputs(model: Model, batch: int, t: int) -> tuple[Tensor, Tensor, Tensor | N
     return x, torch.full((1,), t, device=device).expand(batch), labels
 
 
-def error(model: Model, program: Program) -> float:
+def error(model: Model, program: Program, batch: int = 2) -> float:
     """The greatest relative error of a program at the first, a middle and the last t."""
     T, apart = model.schedule.T, []
     for t in (0, T // 2, T - 1):
-        given = inputs(model, 2, t)
+        given = inputs(model, batch, t)
         net = trained(model.net)
         with torch.no_grad():
             right = net(*given[:2]) if given[2] is None else net(*given)
@@ -148,10 +147,11 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _fastest(model: Model, programs: Mapping[Way, Program], batch: int) -> Way:
+def _fastest(model: Model, ways: Sequence[Way], batch: int) -> Way:
     """The fastest way within its bound; the first, unless another gains something."""
-    plain, *others = programs
-    right = [way for way in others if error(model, programs[way]) <= BOUNDS[way.precision]]
+    programs = {way: made(model, way) for way in ways}
+    plain, *others = ways
+    right = [way for way in others if error(model, programs[way], batch) <= BOUNDS[way.precision]]
     tried = {way: programs[way] for way in (plain, *right)}
     took = seconds(tried, inputs(model, batch, model.schedule.T // 2), _TRIALS, _SECONDS)
     best = min(took, key=lambda way: took[way])

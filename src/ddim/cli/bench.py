@@ -52,7 +52,7 @@ def bench(
     opened = ddim.load(model, find_device(device))
     sizes, ways = numbers(batch_sizes), _ways(opened, precisions, backends)
     with progress() as bar:
-        task = bar.add_task("", total=len(ways) + len(sizes))
+        task = bar.add_task("", total=len(ways) * len(sizes))
 
         def told(what: str) -> None:
             bar.update(task, description=what, advance=1)

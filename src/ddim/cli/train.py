@@ -274,7 +274,7 @@ def made(
 ) -> Model:
     """The model to train: new, or one to fine-tune."""
     import ddim
-    from ddim import files, lessons, nets, schedules, spec
+    from ddim import files, identity, lessons, nets, schedules, spec
 
     if wanted["init"] is not None:
         others = [f"--{name}" for name in ("target", "schedule", "model") if wanted[name]]

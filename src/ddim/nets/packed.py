@@ -79,7 +79,8 @@ class NormConv:
         wide = min(conv.weight.shape[:2]) >= _LEAST and conv.kernel_size == (3, 3)
         if self._kernels and packed and wide and dtype == torch.float32:
             self._winograd = Winograd(conv, dtype, self._kernels)
-        self._conv = Conv(conv.weight, conv.bias, dtype, (1, conv.padding[0], 1), packed=packed)
+        self._conv: Conv | None = None  # made where it is needed, for weights take memory
+        self._given = conv, dtype, packed
 
     def __call__(
         self, images: tuple[Tensor, ...], shift: Tensor | None = None, add: Tensor | None = None
@@ -88,6 +89,10 @@ class NormConv:
         height, width = images[0].shape[2:]
         if self._winograd and not (height % 2 or width % 2):
             return self._winograd(images, self.norm, shift, add)
+        if self._conv is None:
+            conv, dtype, packed = self._given
+            geometry = 1, conv.padding[0], 1
+            self._conv = Conv(conv.weight, conv.bias, dtype, geometry, packed=packed)
         return self._conv(normalise(self._kernels, images, self.norm, shift, act=True), add)
 
 
