@@ -26,8 +26,10 @@ def how(request, monkeypatch):
     if request.param == "without packed weights":
         monkeypatch.setattr(fast, "packs", lambda dtype: False)
     if request.param == "by Winograd":
-        monkeypatch.setattr(packed, "_LEAST", 1)
+        monkeypatch.setattr(packed, "_LEAST", {torch.float32: 1, torch.bfloat16: 1})
+        monkeypatch.setattr(packed, "_PIXELS", 1)
         monkeypatch.setattr(packed, "_CHUNK", 1 << 17)
+        monkeypatch.setattr(fast, "_CACHE", 1 << 16)  # in parts
     return request.param
 
 

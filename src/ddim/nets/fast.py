@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ddim.nets.blocks import Attention, Resample
 from ddim.nets.kernels import Norm
-from ddim.nets.packed import Conv, NormConv, normalise, packs, usable
+from ddim.nets.packed import Conv, Doubled, NormConv, normalise, packs, usable
 from ddim.nets.unet import UNet
 
 _SCORES = 1 << 25
 _TIMES = 1024
+_CACHE = 1 << 24
 
 
 class Fast:
@@ -47,7 +48,20 @@ class Fast:
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The prediction, of x's shape and dtype. Raises ValueError as `UNet` does."""
         self._net.check(x, label)
-        shifts = self._shifts(t, label)
+        shifts, parts = self._shifts(t, label), self._parts(x)
+        if parts == 1:
+            return self._answer(x, shifts)
+        rows = [shifts] * parts if len(shifts) == 1 else shifts.chunk(parts)
+        return torch.cat(list(map(self._answer, x.chunk(parts), rows)))
+
+    def _parts(self, x: Tensor) -> int:
+        """In how many parts to run a batch: on a CPU no activation is to leave its cache."""
+        if x.device.type != "cpu":
+            return 1
+        widest = x[:, 0].numel() * self._conv_in.weight.shape[0] * self._dtype.itemsize
+        return min(len(x), -(-widest // _CACHE))
+
+    def _answer(self, x: Tensor, shifts: Tensor) -> Tensor:
         h = 2 * x - 1 if self._net.config.center_input_sample else x
         h = self._conv_in(h.to(self._dtype).contiguous(memory_format=torch.channels_last))
         skips = [h]
@@ -192,30 +206,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class FastResample:
-    """Half or twice the resolution; twice by a transposed convolution, on a CPU.
-
-    Of the nine weights of a 3×3 convolution after doubling several meet the same pixel, so that
-    their sums, four to each answer, do.
-    """
+    """Half or twice the resolution; twice by `Doubled`, on a CPU."""
 
     def __init__(self, make: Maker, resample: Resample) -> None:
         conv: Any = resample.conv
-        self._padding, self._transposed = resample.padding, None
+        self._padding = resample.padding
+        self._transposed: Doubled | None = None
         if resample.padding is None and make.device.type == "cpu":
-            weight = torch.zeros(*conv.weight.shape[:2], 4, 4, dtype=conv.weight.dtype)
-            for i in range(2):
-                for j in range(2):
-                    weight[:, :, i : i + 3, j : j + 3] += conv.weight.detach()
-            turned = weight.flip(2, 3).transpose(0, 1).to(make.dtype)
-            self._transposed = turned.contiguous(memory_format=torch.channels_last)
-            self._bias = conv.bias.detach().to(make.dtype)
+            self._transposed = Doubled(conv.weight, conv.bias, make.dtype, packed=make.packed)
             return
         self._conv = make.conv(conv)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H/2, W/2) or (B, C, 2H, 2W)."""
         if self._transposed is not None:
-            return F.conv_transpose2d(x, self._transposed, self._bias, stride=2, padding=1)
+            return self._transposed(x)
         if self._padding is None:
             return self._conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return self._conv(F.pad(x, (0, 1, 0, 1)) if self._padding == 0 else x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ddim.nets.kernels import Kernels, Norm, kernels
 
-_LEAST = 64
+_LEAST, _PIXELS = {torch.float32: 64, torch.bfloat16: 128}, 64
 _CHUNK = 1 << 21
 _ONE = [1, 1]
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -25,6 +26,7 @@ def packs(dtype: torch.dtype) -> bool:
         own = Conv(weight, torch.ones(8), dtype, (1, 1, 1), packed=True)
         other = x.to(dtype, memory_format=torch.channels_last)
         y = own(other, other).float()
+        Doubled(weight, None, dtype, packed=True)(other)
     except (AttributeError, RuntimeError, TypeError):  # a torch without them, or with others
         return False
     return torch.allclose(y, F.conv2d(x, weight, torch.ones(8), padding=1) + x, atol=0.1)
@@ -69,6 +71,37 @@ class Conv:
         return ops._convolution_pointwise.binary(x, add, *given, "add", 1.0, None, [], None)
 
 
+class Doubled:
+    """A 3×3 convolution of an image whose sides were doubled, as one transposed convolution.
+
+    Of its nine weights several meet the same pixel, so that their sums, four to an answer, do.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, packed: bool
+    ) -> None:
+        sums = weight.new_zeros(*weight.shape[:2], 4, 4)
+        for i in range(2):
+            for j in range(2):
+                sums[:, :, i : i + 3, j : j + 3] += weight.detach()
+        turned = sums.flip(2, 3).transpose(0, 1).to(dtype)
+        self._weight = turned.contiguous(memory_format=torch.channels_last)
+        self._bias = None if bias is None else bias.detach().to(dtype)
+        self._packed, self._laid_out = packed, False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', 2H, 2W)."""
+        if not self._packed:
+            return F.conv_transpose2d(x, self._weight, self._bias, stride=2, padding=1)
+        ops, how = torch.ops.mkldnn, ([1, 1], [0, 0], [2, 2], _ONE, 1)
+        if not self._laid_out:
+            size, self._laid_out = [1, *x.shape[1:]], True
+            laid_out = ops._reorder_convolution_transpose_weight
+            self._weight = laid_out(self._weight, *how, size)
+        given = (self._weight, self._bias, *how)
+        return ops._convolution_transpose_pointwise(x, *given, "none", [], "")
+
+
 class NormConv:
     """conv(silu(norm(x + shift))) + add, of one image or of two side by side."""
 
@@ -76,8 +109,8 @@ class NormConv:
         self.norm = Norm(norm)
         self._kernels = usable(dtype, conv.weight.device)
         self._winograd: Winograd | None = None
-        wide = min(conv.weight.shape[:2]) >= _LEAST and conv.kernel_size == (3, 3)
-        if self._kernels and packed and wide and dtype == torch.float32:
+        wide = min(conv.weight.shape[:2]) >= _LEAST.get(dtype, math.inf)
+        if self._kernels and packed and wide and conv.kernel_size == (3, 3):
             self._winograd = Winograd(conv, dtype, self._kernels)
         self._conv: Conv | None = None  # made where it is needed, for weights take memory
         self._given = conv, dtype, packed
@@ -87,7 +120,7 @@ class NormConv:
     ) -> Tensor:
         """images (B, C_i, H, W), shift (1 or B, Σ C_i)."""
         height, width = images[0].shape[2:]
-        if self._winograd and not (height % 2 or width % 2):
+        if self._winograd and height * width >= _PIXELS and not (height % 2 or width % 2):
             return self._winograd(images, self.norm, shift, add)
         if self._conv is None:
             conv, dtype, packed = self._given
