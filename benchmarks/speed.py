@@ -69,15 +69,14 @@ def _images_of(name: str, model: ddim.Model, asked: argparse.Namespace) -> str:
         apart[str(way)] = error(model, made(model, way))  # a program of its own: sizes are kept
         draws[str(way)] = of_ours(model.optimize(way.precision, way.backend))
     rows, far = [], dict[str, list[float]]()
-    for batch in sorted(asked.batches):
+    for batch, steps in sorted(zip(asked.batches, asked.steps, strict=True)):
         fast: Any = model.optimize(batch_size=batch)
         here = {**draws, "auto": of_ours(fast)}
-        for steps in asked.steps:
-            told(f"{name}: batch {batch}, {steps} steps")
-            found = _drawn(here, batch, steps, asked)
-            rows.append([str(batch), str(steps), *_rates(found, batch, str(fast.net.way))])
-            for each, timed in found.items():
-                far.setdefault(each, []).append(_gap(timed.last, found[RIVAL].last))
+        told(f"{name}: batch {batch}, {steps} steps")
+        found = _drawn(here, batch, steps, asked)
+        rows.append([str(batch), str(steps), *_rates(found, batch, str(fast.net.way))])
+        for each, timed in found.items():
+            far.setdefault(each, []).append(_gap(timed.last, found[RIVAL].last))
     head = ["batch", "steps", *draws, "auto"]
     errors = [
         [each, f"{apart[each]:.1e}" if each in apart else "", f"{max(gaps):.1e}"]

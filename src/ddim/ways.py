@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 BOUNDS: Mapping[str, float] = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 """The relative error of a call, ‖y − y_fp32‖/‖y_fp32‖, up to which auto takes a precision."""
-_TRIALS, _SECONDS, _BATCH = 3, 1.0, 8
+_TRIALS, _SECONDS, _CALL = 3, 1.0, 0.3
 _GAIN = 1.05
 
 
@@ -43,7 +43,7 @@ def optimized(
 ) -> Model:
     """The model with its network run another way; see `Model.optimize`."""
     ways = _ways(model, precision, backend, batch_size)
-    way = ways[0] if len(ways) == 1 else _fastest(model, ways, min(batch_size, _BATCH))
+    way = ways[0] if len(ways) == 1 else _fastest(model, ways, batch_size)
     return by(model, way, made(model, way))
 
 
@@ -151,8 +151,11 @@ def _fastest(model: Model, ways: Sequence[Way], batch: int) -> Way:
     """The fastest way within its bound; the first, unless another gains something."""
     programs = {way: made(model, way) for way in ways}
     plain, *others = ways
+    t = model.schedule.T // 2
+    one = seconds({plain: programs[plain]}, inputs(model, 1, t), 1, 0)[plain]
+    batch = max(1, min(batch, int(_CALL / one)))  # a wait for no more than a second or two
     right = [way for way in others if error(model, programs[way], batch) <= BOUNDS[way.precision]]
     tried = {way: programs[way] for way in (plain, *right)}
-    took = seconds(tried, inputs(model, batch, model.schedule.T // 2), _TRIALS, _SECONDS)
+    took = seconds(tried, inputs(model, batch, t), _TRIALS, _SECONDS)
     best = min(took, key=lambda way: took[way])
     return best if took[best] * _GAIN < took[plain] else plain

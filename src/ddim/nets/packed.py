@@ -80,7 +80,7 @@ class Doubled:
     def __init__(
         self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, packed: bool
     ) -> None:
-        sums = weight.new_zeros(*weight.shape[:2], 4, 4)
+        sums = torch.zeros(*weight.shape[:2], 4, 4, dtype=torch.float64, device=weight.device)
         for i in range(2):
             for j in range(2):
                 sums[:, :, i : i + 3, j : j + 3] += weight.detach()
