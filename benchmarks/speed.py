@@ -116,7 +116,7 @@ def auto(asked: argparse.Namespace) -> str:
     """What choosing a way costs and gains, the choice included."""
     rows = []
     for name in asked.networks:
-        model, steps = opened(name, asked), asked.auto_steps if name == "mnist" else 4
+        model, steps = opened(name, asked), asked.auto_steps
         taken: list[str] = []
 
         told(f"auto: {name}")
@@ -255,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
         "mnist-images": (1000, "of memory"),
         "cifar-images": (128, "of memory"),
         "images": (64, "of auto"),
-        "auto-steps": (20, "of auto, on mnist"),
+        "auto-steps": (20, "of auto"),
         "gpu-batch": (256, "of gpu"),
         "gpu-steps": (50, "of gpu"),
     }

@@ -15,9 +15,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,15 @@ from torch import Tensor, nn
 from ddim import __version__
 from ddim.extras import needed, present
 from ddim.files import cache_folder
+from ddim.identity import fingerprint
 from ddim.nets import UNet
 from ddim.nets.fast import Fast
 from ddim.nets.kernels import Kernels, kernels, machine
-from ddim.nets.optimized import Program
+from ddim.nets.optimized import Program, trained
 from ddim.tracing import export, program_of
+
+if TYPE_CHECKING:
+    from ddim.model import Model
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _PADDED = 8
@@ -37,17 +42,25 @@ _PADDED = 8
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """What a backend is given.
+    """What a backend is given: a model in eval mode, and a key of PRECISIONS."""
 
-    net: in eval mode.   shape: of one sample.   classes: or None for a network without labels.
-    precision: a key of PRECISIONS.   weights: a fingerprint of the model.
-    """
-
-    net: nn.Module
-    shape: tuple[int, ...]
-    classes: int | None
+    model: Model
     precision: str
-    weights: str
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that was trained."""
+        return trained(self.model.net)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return self.model.shape
+
+    @cached_property
+    def weights(self) -> str:
+        """The fingerprint of the model, computed where something is kept by it."""
+        return fingerprint(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,7 +77,7 @@ class Build:
         count = batch * torch.Size(self.shape).numel()
         x = torch.linspace(-1, 1, count, device=self.device).reshape(batch, *self.shape)
         given = {"x": x, "t": torch.full((batch,), 1, device=self.device)}
-        if self.classes is not None:
+        if self.model.classes is not None:
             given["label"] = torch.zeros(batch, dtype=torch.long, device=self.device)
         return given
 

@@ -126,7 +126,7 @@ class Model:
         backend: eager (torch's operations, a U-Net in a form of fewer passes), compile (torch's
             compiler), openvino or onnxruntime (CPUs alone).
         batch_size: of the calls to come; another is right too.
-        auto times, for a second or two, what is ready: eager, and what `ddim bench` or an earlier
+        auto times for a moment what is ready: eager, and what `ddim bench` or an earlier
         call compiled and the cache folder keeps. It takes the fastest whose relative error is
         within `ways.BOUNDS`; `.net.way` says which. Gradients with respect to x go through the
         network itself.
