@@ -81,6 +81,8 @@ def _bare(shape: tuple[int, ...], steps: int) -> dict[str, Run]:
     for rows, name in ((steps + 1, "fitted, of all eps"), (4, "fitted, of three eps")):
         solvers[name] = _recipe(plan, rows)
     runs: dict[str, Run] = {"by hand": partial(_by_hand, net, x, plan)}
+    numbers = [[0.1, 0.1, 0.1] for _ in plan[1:]]  # of no sense: what they are costs nothing
+    runs["by hand, UniPC"] = partial(_unipc_by_hand, net, x, plan, numbers)
     for name, solver in solvers.items():
         runs[name] = partial(ddim.sample, model.denoiser(), x, plan, solver)
     usual = library.DDIMScheduler(**LINEAR).config
@@ -97,6 +99,22 @@ def _by_hand(net: nn.Module, x: Tensor, plan: Plan) -> Tensor:
         eps = net(x, torch.full((len(x),), int(t.t) - 1))
         scale = float(s.signal / t.signal)
         x.mul_(scale).add_(eps, alpha=float(s.noise) - scale * float(t.noise))
+    return x
+
+
+def _unipc_by_hand(net: nn.Module, x: Tensor, plan: Plan, numbers: list[list[float]]) -> Tensor:
+    """UniPC of order 2 likewise; numbers: the weights of the past x0 at each step."""
+    x, past = x.clone(), x
+    for (t, s), (new, old, w) in zip(pairwise(plan), numbers, strict=True):
+        eps = net(x, torch.full((len(x),), int(t.t) - 1))
+        x0 = x.mul(1 / float(t.signal)).add_(eps, alpha=-float(t.ratio))
+        if new:
+            x.add_(x0, alpha=new).add_(past, alpha=old)
+        share = float(s.noise / t.noise)
+        x.mul_(share).add_(x0, alpha=float(s.signal) - w - share * float(t.signal))
+        if w:
+            x.add_(past, alpha=w)
+        past = x0
     return x
 
 
