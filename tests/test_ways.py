@@ -48,6 +48,17 @@ def test_a_seed_means_the_same_image_by_every_backend(backend, classes):
     torch.testing.assert_close(ragged, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["eager", *LIBRARIES])
+def test_a_fractional_time_is_not_rounded(backend):
+    model = tiny_model()
+    program, x = model.optimize("fp32", backend).net.program, torch.randn(2, 1, 8, 8)
+    for t in (10, 10.5, 10.96, 999):
+        times = torch.full((1,), t).expand(2)
+        torch.testing.assert_close(
+            program(x, times, None), model.net(x, times), rtol=1e-4, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
 def test_bfloat16_keeps_the_image(backend):
     model = tiny_model()

@@ -76,7 +76,7 @@ class Build:
         """Inputs by name, for those that trace."""
         count = batch * torch.Size(self.shape).numel()
         x = torch.linspace(-1, 1, count, device=self.device).reshape(batch, *self.shape)
-        given = {"x": x, "t": torch.full((batch,), 1, device=self.device)}
+        given = {"x": x, "t": torch.full((batch,), 1.0, device=self.device)}
         if self.model.classes is not None:
             given["label"] = torch.zeros(batch, dtype=torch.long, device=self.device)
         return given
@@ -142,7 +142,7 @@ def compiled(build: Build) -> Program:
     if build.device.type == "cuda":
         fast: Callable[..., Tensor] = torch.compile(module, mode="reduce-overhead", dynamic=False)
         # a copy: the next replay of the graph writes over its answer
-        return Padded(lambda batch: lambda x, t, label: fast(x, t.contiguous(), label).clone())
+        return Padded(lambda batch: lambda x, t, label: fast(**_given(x, t, label)).clone())
     if build.device.type != "cpu":
         raise ValueError(f"backend=compile is for cpu and cuda, not {build.device.type}; use eager")
 
@@ -261,7 +261,7 @@ def _kept_by(build: Build, backend: str) -> Path:
 
 def _given(x: Tensor, t: Tensor, label: Tensor | None) -> dict[str, Tensor]:
     """The inputs by name, as those who read memory want them."""
-    given = {"x": x.float().contiguous(), "t": t.contiguous()}
+    given = {"x": x.float().contiguous(), "t": t.float().contiguous()}  # t may be fractional
     return given if label is None else {**given, "label": label.contiguous()}
 
 
