@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -37,20 +39,21 @@ if TYPE_CHECKING:
     from ddim.model import Model
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PADDED = 8
+_PADDED, _FORMAT = 8, "float32 times"
 
 
 @dataclass(frozen=True, eq=False)
 class Build:
-    """What a backend is given: a model in eval mode, and a key of PRECISIONS."""
+    """What a backend is given: a model, and a key of PRECISIONS."""
 
     model: Model
     precision: str
 
-    @property
+    @cached_property
     def net(self) -> nn.Module:
-        """The network that was trained."""
-        return trained(self.model.net)
+        """The network that was trained, in eval mode: a copy where it is not."""
+        net = trained(self.model.net)
+        return copy.deepcopy(net).eval() if net.training else net
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +86,9 @@ class Build:
 
     def kept(self, backend: str, suffix: str, *more: str) -> Path:
         """Where what a backend made of this is, or is to be: named by all that it depends on."""
-        known = [self.weights, str(self.shape), backend, torch.__version__, __version__, *more]
+        network = f"{self.net!r} {getattr(self.net, 'config', None)}"
+        known = [self.weights, network, str(self.shape), backend, _FORMAT]
+        known += [torch.__version__, __version__, *more]
         digest = hashlib.sha256("\n".join(known).encode())
         return cache_folder() / "programs" / f"{digest.hexdigest()[:32]}{suffix}"
 
@@ -112,9 +117,14 @@ class Padded:
 
     def __init__(self, make: Callable[[int], Program]) -> None:
         self._make, self._made = make, dict[int, Program]()
+        self._lock = Lock()  # a program may hold its answers in one place
 
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """See `Program`."""
+        with self._lock:
+            return self._run(x, t, label)
+
+    def _run(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         count = len(x)
         fitting = [size for size in self._made if count <= size <= _PADDED * count]
         size = min(fitting, default=count)
@@ -154,7 +164,7 @@ def compiled(build: Build) -> Program:
             if not path.is_file():
                 program = torch.export.export(module, (), build.example(batch))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                fresh = path.with_name(f".{path.name}")
+                fresh = path.with_name(f".{os.getpid()}.{path.name}")
                 inductor.aoti_compile_and_package(
                     program, package_path=str(fresh), inductor_configs={"freezing": True}
                 )
@@ -177,7 +187,10 @@ def openvino(build: Build) -> Program:
             program = program_of(build.net, build.example(2))
             graph = ov.convert_model(program)
             path.parent.mkdir(parents=True, exist_ok=True)
-            ov.save_model(graph, str(path), compress_to_fp16=False)
+            fresh = path.with_name(f".{os.getpid()}.{path.name}")
+            ov.save_model(graph, str(fresh), compress_to_fp16=False)
+            fresh.with_suffix(".bin").replace(path.with_suffix(".bin"))
+            fresh.replace(path)
     core = ov.Core()
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if build.precision == "fp32" else build.precision,

@@ -48,7 +48,7 @@ def optimized(
 
 def by(model: Model, way: Way, program: Program) -> Model:
     """The model with its network run by a program."""
-    return replace(model, net=Optimized(trained(model.net), program, str(way)).eval())
+    return replace(model, net=Optimized(trained(model.net), program, str(way)))
 
 
 def made(model: Model, way: Way) -> Program:

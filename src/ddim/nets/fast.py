@@ -48,6 +48,9 @@ class Fast:
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The prediction, of x's shape and dtype. Raises ValueError as `UNet` does."""
         self._net.check(x, label)
+        for given in (t, t if label is None else label):
+            if given.shape != x.shape[:1]:
+                raise ValueError(f"{tuple(given.shape)} times or labels for {len(x)} images")
         shifts, parts = self._shifts(t, label), self._parts(x)
         if parts == 1:
             return self._answer(x, shifts)

@@ -2,8 +2,6 @@
 // group normalisation of two images laid side by side, with the time's shift before it and SiLU
 // after, and Winograd's F(2×2, 3×3) around a product (Lavin and Gray 2015, arXiv:1509.09308),
 // which takes 16 multiplications where a 3×3 convolution takes 36.
-//
-// Sums are taken about the first pixel of each channel, so that a mean far from 0 costs no digits.
 
 #include <algorithm>
 #include <cmath>
@@ -66,57 +64,68 @@ struct Images {
     long pixels() const { return long(height) * width; }
 };
 
-// Sums of W channels and of their squares over pixels that are `step` apart.
+// The mean of W channels and the sum of squares about it, over pixels that are `step` apart: block
+// by block in float, about the block's own mean while it is in the cache, merged in double.
 template <typename T, int W>
-void add_up(const T* x, long pixels, long step, const float* pivot, float* s, float* q) {
-    float sum[W] = {}, square[W] = {}, about[W] = {};
-    for (int j = 0; j < W; j++) about[j] = pivot[j];
-    for (long p = 0; p < pixels; p++)
+void add_up(const T* x, long pixels, long step, double* mean, double* squares) {
+    const long block = 128;
+    for (int j = 0; j < W; j++) mean[j] = squares[j] = 0;
+    for (long begin = 0; begin < pixels; begin += block) {
+        const long count = std::min(block, pixels - begin);
+        const T* from = x + begin * step;
+        float middle[W], first[W], sum[W] = {}, square[W] = {};
+        for (int j = 0; j < W; j++) first[j] = get(from[j]), middle[j] = 0;
+        for (long p = 0; p < count; p++)
 #pragma omp simd
+            for (int j = 0; j < W; j++) middle[j] += get(from[p * step + j]) - first[j];
+        for (int j = 0; j < W; j++) middle[j] = first[j] + middle[j] / float(count);
+        for (long p = 0; p < count; p++)
+#pragma omp simd
+            for (int j = 0; j < W; j++) {
+                const float d = get(from[p * step + j]) - middle[j];
+                sum[j] += d, square[j] += d * d;
+            }
+        const double share = double(count) / double(begin + count);
         for (int j = 0; j < W; j++) {
-            float d = get(x[p * step + j]) - about[j];
-            sum[j] += d, square[j] += d * d;
-        }
-    for (int j = 0; j < W; j++) s[j] = sum[j], q[j] = square[j];
-}
-
-template <typename T>
-void measure(const Images<T>& in, int image, long begin, long count, float* pivot, float* sums) {
-    const int all = in.channels();
-    for (int side = 0; side < 2; side++) {
-        const int width = side ? in.more : in.c, base = side ? in.c : 0;
-        if (!width) continue;
-        const T* x = (side ? in.second : in.first) + image * in.pixels() * width;
-        for (int c = 0; c < width; c++) pivot[base + c] = get(x[c]);
-        for (int c = 0; c < width;) {
-            const T* from = x + begin * width + c;
-            float *about = pivot + base + c, *s = sums + base + c;
-            if (width - c >= 32)
-                add_up<T, 32>(from, count, width, about, s, s + all), c += 32;
-            else
-                add_up<T, 1>(from, count, width, about, s, s + all), c += 1;
+            const double rest = sum[j] / double(count), apart = middle[j] + rest - mean[j];
+            squares[j] += square[j] - rest * sum[j] + apart * apart * double(begin) * share;
+            mean[j] += apart * share;
         }
     }
 }
 
-// scale and offset of each channel, from the sums of each part of an image.
-void solve(const Norm& norm, const float* sums, const float* pivot, const float* shift, int parts,
-           int channels, long pixels, float* scale, float* offset) {
+template <typename T>
+void measure(const Images<T>& in, int image, long begin, long count, double* mean) {
+    double* squares = mean + in.channels();
+    for (int side = 0; side < 2; side++) {
+        const int width = side ? in.more : in.c, base = side ? in.c : 0;
+        const T* x = (side ? in.second : in.first) + (image * in.pixels() + begin) * width;
+        int c = 0;
+        for (; c + 32 <= width; c += 32)
+            add_up<T, 32>(x + c, count, width, mean + base + c, squares + base + c);
+        for (; c < width; c++)
+            add_up<T, 1>(x + c, count, width, mean + base + c, squares + base + c);
+    }
+}
+
+// scale and offset of each channel, from the moments of each part of an image.
+void solve(const Norm& norm, const double* moments, const float* shift, int parts, int channels,
+           long pixels, float* scale, float* offset) {
     const int each = channels / norm.groups;
+    auto portion = [&](int k) { return pixels * (k + 1) / parts - pixels * k / parts; };
     for (int begin = 0; begin < channels; begin += each) {
-        double mean = 0, variance = 0;
-        for (int c = begin; c < begin + each; c++) {
-            double s = 0, q = 0;
-            for (int k = 0; k < parts; k++)
-                s += sums[2L * k * channels + c], q += sums[(2L * k + 1) * channels + c];
-            double apart = s / pixels;
-            variance += std::max(q / pixels - apart * apart, 0.0) / each;
-            offset[c] = float(apart + pivot[c] + (shift ? shift[c] : 0));
-            mean += offset[c] / double(each);
-        }
+        double mean = 0, squares = 0, seen = 0;
         for (int c = begin; c < begin + each; c++)
-            variance += (offset[c] - mean) * (offset[c] - mean) / each;
-        const double rate = 1 / std::sqrt(variance + norm.eps);
+            for (int k = 0; k < parts; k++) {
+                const double count = double(portion(k));
+                if (!count) continue;
+                const double* part = moments + 2L * k * channels;
+                const double apart = part[c] + (shift ? shift[c] : 0) - mean;
+                squares += part[channels + c] + apart * apart * seen * count / (seen + count);
+                mean += apart * count / (seen + count);
+                seen += count;
+            }
+        const double rate = 1 / std::sqrt(squares / seen + norm.eps);
         for (int c = begin; c < begin + each; c++) {
             scale[c] = float(rate * norm.gamma[c]);
             offset[c] = float(norm.beta[c] + ((shift ? shift[c] : 0) - mean) * rate * norm.gamma[c]);
@@ -198,15 +207,14 @@ void normalise(const Images<T>& in, const Norm& norm, int tiled, int threads, T*
     const int all = in.channels(), lines = tiled ? in.height / 2 : in.height;
     const int parts = std::min(in.batch >= threads ? 1 : threads, lines);
     const long size = in.pixels() * all * (tiled ? 4 : 1), pixels = in.pixels();
-    std::vector<float> sums(2L * in.batch * parts * all), pivots(long(in.batch) * all);
+    std::vector<double> moments(2L * in.batch * parts * all);
     auto look = [&](int image, int part) {
         const long begin = pixels * part / parts, end = pixels * (part + 1) / parts;
-        measure(in, image, begin, end - begin, &pivots[long(image) * all],
-                &sums[2L * (image * parts + part) * all]);
+        measure(in, image, begin, end - begin, &moments[2L * (long(image) * parts + part) * all]);
     };
     auto finish = [&](int image, int part) {
         std::vector<float> scale(all), offset(all);
-        solve(norm, &sums[2L * image * parts * all], &pivots[long(image) * all],
+        solve(norm, &moments[2L * image * parts * all],
               norm.shift ? norm.shift + image * norm.stride : nullptr, parts, all, pixels,
               scale.data(), offset.data());
         const int begin = lines * part / parts, end = lines * (part + 1) / parts;

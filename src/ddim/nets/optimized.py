@@ -20,6 +20,7 @@ class Optimized(nn.Module):
     def __init__(self, net: nn.Module, program: Program, way: str) -> None:
         super().__init__()
         self.net, self.program, self.way = net, program, way
+        self._version = _version(net)
 
     @property
     def config(self) -> object:
@@ -27,11 +28,22 @@ class Optimized(nn.Module):
         return getattr(self.net, "config", None)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """The prediction, of the dtype of x."""
-        if x.requires_grad and torch.is_grad_enabled():
+        """The prediction, of the dtype of x. Raises ValueError once the weights were changed."""
+        if _version(self.net) != self._version:
+            raise ValueError("the weights changed since model.optimize; call it again")
+        if (x.requires_grad and torch.is_grad_enabled()) or not len(x):
             return self.net(x, t) if label is None else self.net(x, t, label)
-        with torch.no_grad():
-            return self.program(x, t, label)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return self.program(x, t, label).to(x.dtype)
+
+    def __reduce__(self) -> tuple[Callable[[nn.Module], nn.Module], tuple[nn.Module]]:
+        """A copy, or what is unpickled, is the trained network: programs stay where they are."""
+        return trained, (self.net,)
+
+
+def _version(net: nn.Module) -> int:
+    """A number that grows with every change in place of the weights."""
+    return sum(0 if w.is_inference() else w._version for w in net.parameters())
 
 
 def trained(net: nn.Module) -> nn.Module:

@@ -63,8 +63,9 @@ class Conv:
             return y if add is None else y.add_(add)
         ops = torch.ops.mkldnn
         if not self._laid_out:
-            size, self._laid_out = [1, *x.shape[1:]], True
+            size = [1, *x.shape[1:]]
             self.weight = ops._reorder_convolution_weight(self.weight, *self._how, size)
+            self._laid_out = True
         given = (self.weight, self.bias, *self._how)
         if add is None:
             return ops._convolution_pointwise(x, *given, "none", [], "")
@@ -95,9 +96,10 @@ class Doubled:
             return F.conv_transpose2d(x, self._weight, self._bias, stride=2, padding=1)
         ops, how = torch.ops.mkldnn, ([1, 1], [0, 0], [2, 2], _ONE, 1)
         if not self._laid_out:
-            size, self._laid_out = [1, *x.shape[1:]], True
+            size = [1, *x.shape[1:]]
             laid_out = ops._reorder_convolution_transpose_weight
             self._weight = laid_out(self._weight, *how, size)
+            self._laid_out = True
         given = (self._weight, self._bias, *how)
         return ops._convolution_transpose_pointwise(x, *given, "none", [], "")
 
