@@ -1,8 +1,12 @@
 """Models run by other programs: the same answers, nothing lost, and what auto takes."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -226,6 +230,69 @@ def test_the_precisions_of_this_machine_are_in_the_table():
     assert set(found) <= set(backends.PRECISIONS)
 
 
+@pytest.mark.parametrize("backend", LIBRARIES)
+def test_models_that_differ_in_configuration_have_programs_of_their_own(backend):
+    base = tiny_model()
+    base.optimize("fp32", backend)
+    config = replace(base.net.config, norm_eps=0.1)
+    other = ddim.Model.new(base.shape, base.schedule, base.target, config)
+    other.net.load_state_dict(base.net.state_dict())
+    assert fingerprint(other) == fingerprint(base)
+    assert ways.error(other, other.optimize("fp32", backend).net.program) < 1e-4
+
+
+@pytest.mark.parametrize("backend", LIBRARIES)
+def test_a_broken_file_of_the_cache_is_made_anew(backend, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    model = tiny_model()
+    right = images(model.optimize("fp32", backend))
+    for path in (tmp_path / "programs").iterdir():
+        path.write_bytes(b"garbage")
+    assert torch.equal(images(model.optimize("fp32", backend)), right)
+    assert "is made anew" in caplog.text
+
+
+def test_auto_goes_on_without_a_way_that_fails(monkeypatch):
+    def failing(build):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(BACKENDS, "openvino", failing)
+    monkeypatch.setattr(ways, "ready", lambda build, name, batch: name in ("eager", "openvino"))
+    assert tiny_model().optimize().net.way in EAGER
+
+
+@pytest.mark.parametrize("backend", ["eager", *LIBRARIES])
+def test_threads_an_empty_batch_and_another_dtype_are_served(backend):
+    model = tiny_model()
+    net = model.optimize("fp32", backend).net
+    given = [(torch.randn(2, 1, 8, 8), torch.full((2,), t)) for t in range(0, 900, 30)]
+    right = [model.net(*each) for each in given]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda each: net(*each), given * 3))
+    for one, expected in zip(found, right * 3, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
+    assert net(given[0][0][:0], given[0][1][:0]).shape == (0, 1, 8, 8)
+    assert net(given[0][0].double(), given[0][1]).dtype == torch.float64
+
+
+def test_weights_that_changed_are_noticed_and_copies_are_the_trained_network():
+    model = tiny_model()
+    fast = model.optimize("fp32", "eager")
+    assert type(copy.deepcopy(fast.net)) is type(model.net)
+    assert type(pickle.loads(pickle.dumps(fast.net))) is type(model.net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        images(fast)
+    next(model.net.parameters()).mul_(1.1)
+    with pytest.raises(ValueError, match=r"the weights changed since model.optimize"):
+        images(fast)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5])
+def test_a_batch_size_is_a_whole_number(size):
+    with pytest.raises(ValueError, match="choose a whole number from 1"):
+        tiny_model().optimize(batch_size=size)
+
+
 # The command
 
 
@@ -258,7 +325,6 @@ def test_the_command_samples_by_every_way(run, folder):
     [
         ["sample", "--precision", "half"],
         ["evaluate", "digits", "--precision", "half", "--num", "60"],
-        ["tune", "--precision", "half"],
         ["interpolate", "--seeds", "1,2", "--precision", "half"],
     ],
 )
@@ -302,7 +368,7 @@ def test_bench_measures_and_suggests(run, folder):
     [
         ("--precisions", "fp64", "--precisions 'fp64'; choose of fp32, bf16, fp16"),
         ("--backends", "tpu", "--backends 'tpu'; choose of eager, compile, openvino, onnxruntime"),
-        ("--batch-sizes", "0", "'0' is not a list of"),
+        ("--batch-sizes", "0", "'0' is not a list of batch sizes"),
     ],
 )
 def test_bench_names_what_there_is(run, folder, option, value, said):

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ddim.model import Model
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PADDED, _FORMAT = 8, "float32 times"
+_PADDED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +87,18 @@ class Build:
     def kept(self, backend: str, suffix: str, *more: str) -> Path:
         """Where what a backend made of this is, or is to be: named by all that it depends on."""
         network = f"{self.net!r} {getattr(self.net, 'config', None)}"
-        known = [self.weights, network, str(self.shape), backend, _FORMAT]
+        known = [self.weights, network, str(self.shape), backend, _sources()]
         known += [torch.__version__, __version__, *more]
         digest = hashlib.sha256("\n".join(known).encode())
         return cache_folder() / "programs" / f"{digest.hexdigest()[:32]}{suffix}"
+
+
+@cache
+def _sources() -> str:
+    """A number for the code that traces and what it traces."""
+    here = Path(__file__).parent
+    paths = [Path(__file__), here / "tracing.py", *sorted((here / "nets").glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 class Cast(nn.Module):
@@ -157,19 +165,16 @@ def compiled(build: Build) -> Program:
         raise ValueError(f"backend=compile is for cpu and cuda, not {build.device.type}; use eager")
 
     def make(batch: int) -> Program:
-        path = _kept_compiled(build, batch)
         import torch._inductor as inductor
 
-        with _quiet():
-            if not path.is_file():
-                program = torch.export.export(module, (), build.example(batch))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                fresh = path.with_name(f".{os.getpid()}.{path.name}")
-                inductor.aoti_compile_and_package(
-                    program, package_path=str(fresh), inductor_configs={"freezing": True}
-                )
-                fresh.replace(path)
-            run: Any = inductor.aoti_load_package(str(path))
+        def compile_to(path: Path) -> None:
+            program = torch.export.export(module, (), build.example(batch))
+            inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs={"freezing": True}
+            )
+
+        path = _kept_compiled(build, batch)
+        run: Any = _taken(path, compile_to, lambda: inductor.aoti_load_package(str(path)))
         return lambda x, t, label: run(**_given(x, t, label))
 
     return Padded(make)
@@ -181,17 +186,14 @@ def openvino(build: Build) -> Program:
     # its telemetry would call home at the import; without it OpenVINO takes a stub of its own
     cast(dict[str, Any], sys.modules).setdefault("openvino_telemetry", None)
     ov = needed("openvino", "fast", "backend=openvino")
-    path = _kept_by(build, "openvino")
-    if not path.is_file():
-        with _quiet():
-            program = program_of(build.net, build.example(2))
-            graph = ov.convert_model(program)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{os.getpid()}.{path.name}")
-            ov.save_model(graph, str(fresh), compress_to_fp16=False)
-            fresh.with_suffix(".bin").replace(path.with_suffix(".bin"))
-            fresh.replace(path)
-    core = ov.Core()
+    path, core = _kept_by(build, "openvino"), ov.Core()
+
+    def convert_to(fresh: Path) -> None:
+        graph = ov.convert_model(program_of(build.net, build.example(2)))
+        ov.save_model(graph, str(fresh), compress_to_fp16=False)
+        fresh.with_suffix(".bin").replace(path.with_suffix(".bin"))
+
+    network = _taken(path, convert_to, lambda: core.read_model(str(path)))
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if build.precision == "fp32" else build.precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -199,7 +201,7 @@ def openvino(build: Build) -> Program:
     }
 
     def make(batch: int) -> Program:
-        graph = core.read_model(str(path))
+        graph = network.clone()
         shapes = [(batch, *build.shape), *[(batch,)] * (len(graph.inputs) - 1)]
         graph.reshape({i: list(s) for i, s in enumerate(shapes)})
         request = core.compile_model(graph, "CPU", options).create_infer_request()
@@ -224,14 +226,15 @@ def onnxruntime(build: Build) -> Program:
         )
     ort = needed("onnxruntime", "export", "backend=onnxruntime")
     path = _kept_by(build, "onnxruntime")
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        export(build.net, build.example(2), path, {"weights": build.weights})
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     # its threads would go on spinning after a call, in the way of torch's
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = _taken(
+        path,
+        lambda fresh: export(build.net, build.example(2), fresh, {"weights": build.weights}),
+        lambda: ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]),
+    )
 
     def run(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         given = {name: each.numpy() for name, each in _given(x, t, label).items()}
@@ -260,6 +263,39 @@ def ready(build: Build, backend: str, batch: int) -> bool:
     if backend == "onnxruntime" and build.precision != "fp32":
         return False
     return _kept_by(build, backend).is_file()
+
+
+def _taken(path: Path, make: Callable[[Path], object], opened: Callable[[], Any]) -> Any:
+    """What a file of the cache holds; made where it is missing, and anew where it is broken.
+
+    Raises ValueError where it cannot be made.
+    """
+    with _quiet():
+        if path.is_file():
+            try:
+                return opened()
+            except Exception as error:  # of whatever kind a library meets in a broken file
+                logging.getLogger("ddim").warning("%s is made anew: %s", path, words(error))
+        fresh = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(fresh)
+            fresh.replace(path)
+            return opened()
+        except ImportError:
+            raise
+        except Exception as error:  # likewise
+            raise ValueError(
+                f"{path.parent} got no program of this network ({words(error)}); choose "
+                "backend=eager, or another DDIM_CACHE"
+            ) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def words(error: Exception) -> str:
+    """The first of what an error says, on one line."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:160]
 
 
 def _kept_compiled(build: Build, batch: int) -> Path:

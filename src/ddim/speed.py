@@ -20,7 +20,7 @@ from ddim.backends import PRECISIONS
 from ddim.model import Model
 from ddim.nets.kernels import machine
 from ddim.nets.optimized import trained
-from ddim.ways import Way, error, inputs, made, seconds, synchronise
+from ddim.ways import BOUNDS, Way, error, inputs, made, seconds, synchronise
 
 _TRIALS, _SECONDS = 30, 6.0
 _GOOD = 0.95
@@ -83,9 +83,12 @@ def rows(
 
 
 def suggested(found: Iterable[Row]) -> Row:
-    """The smallest batch of the fastest way that makes 95 % of its most images per second."""
-    best = max(found, key=lambda row: row.images)
-    of_it = [r for r in found if (r.precision, r.backend) == (best.precision, best.backend)]
+    """The smallest batch of the fastest way that makes 95 % of its most images per second, among
+    those whose error `auto` would take.
+    """
+    right = [row for row in found if row.error <= BOUNDS[row.precision]] or list(found)
+    best = max(right, key=lambda row: row.images)
+    of_it = [r for r in right if (r.precision, r.backend) == (best.precision, best.backend)]
     good = [row for row in of_it if row.images >= _GOOD * best.images]
     return min(good, key=lambda row: row.batch)
 

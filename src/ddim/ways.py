@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ddim.backends import BACKENDS, PRECISIONS, Build, ready
+from ddim.backends import BACKENDS, PRECISIONS, Build, ready, words
 from ddim.kinds import listed, short
 from ddim.nets.optimized import Optimized, Program, trained
 
@@ -41,9 +42,12 @@ def optimized(
     model: Model, precision: str = AUTO, backend: str = AUTO, batch_size: int = 64
 ) -> Model:
     """The model with its network run another way; see `Model.optimize`."""
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size={short(batch_size)}; choose a whole number from 1")
     ways = _ways(model, precision, backend, batch_size)
-    way = ways[0] if len(ways) == 1 else _fastest(model, ways, batch_size)
-    return by(model, way, made(model, way))
+    if len(ways) == 1:
+        return by(model, ways[0], made(model, ways[0]))
+    return by(model, *_fastest(model, ways, batch_size))
 
 
 def by(model: Model, way: Way, program: Program) -> Model:
@@ -145,7 +149,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _fastest(model: Model, ways: Sequence[Way], batch: int) -> Way:
+def _fastest(model: Model, ways: Sequence[Way], batch: int) -> tuple[Way, Program]:
     """The fastest way within its bound; the plain one, which is first, unless another gains.
 
     No more is tried once that has taken a tenth of what the plain one takes for 64 images in 20
@@ -161,13 +165,18 @@ def _fastest(model: Model, ways: Sequence[Way], batch: int) -> Way:
     for way in others:
         if time.perf_counter() - begin > limit:
             break
-        programs[way] = made(model, way)
-        with torch.no_grad():
-            programs[way](*given)  # some compile only now
+        try:
+            program = made(model, way)
+            with torch.no_grad():
+                program(*given)  # some compile only now
+        except Exception as failure:  # of whatever kind: there are others
+            logging.getLogger("ddim").warning("without %s: %s", way, words(failure))
+            continue
+        programs[way] = program
     took = seconds(programs, given, _TRIALS, limit)
     for way in sorted(took, key=lambda way: took[way]):
         if took[way] * _GAIN >= took[plain]:
             break
         if error(model, programs[way], max(1, batch // 8)) <= BOUNDS[way.precision]:
-            return way
-    return plain
+            return way, programs[way]
+    return plain, programs[plain]

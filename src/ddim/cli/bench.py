@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ddim.ways import Way
 
 _USUAL = ("eager", "openvino", "onnxruntime")
+_NOT = ("bf16 onnxruntime", "fp16 onnxruntime")
 _HEAD = ("way", "batch", "ms", "images/s", "GFLOP/s", "of limit", "MB", "error")
 
 
@@ -46,11 +47,10 @@ def bench(
 
     import ddim
     from ddim import speed
-    from ddim.cells import numbers
     from ddim.tables import Table
 
     opened = ddim.load(model, find_device(device))
-    sizes, ways = numbers(batch_sizes), _ways(opened, precisions, backends)
+    sizes, ways = _sizes(batch_sizes), _ways(opened, precisions, backends)
     with progress() as bar:
         task = bar.add_task("", total=len(ways) * len(sizes))
 
@@ -96,7 +96,16 @@ def _ways(model: Model, precisions: str | None, backends: str | None) -> list[Wa
             if each not in table:
                 raise ValueError(f"--{name} {short(each)}; choose of {listed(table)}")
     ways = [Way(p, b) for p in asked["precisions"][0] for b in asked["backends"][0]]
-    return [way for way in ways if way.backend != "onnxruntime" or way.precision == "fp32"]
+    if not (can := [way for way in ways if str(way) not in _NOT]):
+        raise ValueError(f"{listed(ways)} cannot run; onnxruntime computes in fp32 alone")
+    return can
+
+
+def _sizes(text: str) -> list[int]:
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"{text!r} is not a list of batch sizes; write it as 1,16,64")
+    return [int(part) for part in parts]
 
 
 def _cells(row: Row) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddim.cli.console import device as find_device, progress, run_by, writable
-from ddim.cli.options import Backend, Clip, Device, Folder, Precision
+from ddim.cli.options import Clip, Device, Folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,6 @@ def tune(
     again: Annotated[
         bool, typer.Option("--again", help="Fit anew what has been fitted already.")
     ] = False,
-    precision: Precision = None,
-    backend: Backend = None,
     device: Device = "auto",
 ) -> None:
     """Fit a solver to the model for each number of network calls, without data or gradients.
@@ -55,7 +53,7 @@ def tune(
     if not model.is_dir():
         raise ValueError(f"{model} is no folder, so recipes have no place; ddim import makes one")
     opened = ddim.load(model, find_device(device))
-    opened = run_by(opened, precision, backend, batch_size or 64)
+    opened = run_by(opened, None, None, batch_size or 64)
     writable(folder)
     options = ddim.tuning.Tuning(
         seeds=seeds, held_out=held_out, guidance=guidance, clip=clip, batch_size=batch_size

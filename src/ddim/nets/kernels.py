@@ -112,12 +112,19 @@ def kernels() -> Kernels | str:
         return f"they are for Linux, and this is {platform.system()}"
     path = cache_folder() / "kernels" / f"{_key()}.so"
     try:
-        if not path.is_file():
-            write(path, _compiled())
-        library = ctypes.CDLL(str(path))
-    except (OSError, ValueError) as error:
+        if path.is_file():
+            try:
+                return _opened(path)
+            except (OSError, AttributeError):  # broken: made anew
+                path.unlink()
+        write(path, _compiled())
+        return _opened(path)
+    except (OSError, AttributeError, ValueError) as error:
         return str(error)
-    size = (_INT,) * 2
+
+
+def _opened(path: Path) -> Kernels:
+    library, size = ctypes.CDLL(str(path)), (_INT,) * 2
     for kind in ("float32", "bfloat16"):
         norm = getattr(library, f"normalise_{kind}")
         images = (_POINTER, _POINTER, *size, _INT, _INT, _INT)
