@@ -20,11 +20,17 @@ def _same_numbers():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """Where what can be made anew is kept, once for all tests."""
+def _cache_of_tests(tmp_path_factory):
+    """Nothing is kept in the user's own cache folder."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["DDIM_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache(_cache_of_tests):
+    """Where what can be made anew is kept, once for all tests."""
+    return _cache_of_tests
 
 
 @pytest.fixture
