@@ -23,6 +23,7 @@ FLOORS = [
     ["inversion", "gradients"],
     ["nets"],
     ["identity", "tracing"],
+    ["programs"],
     ["backends"],
     ["ways"],
     ["model", "losses", "metrics", "data", "sources", "exact", "rows"],

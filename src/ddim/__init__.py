@@ -153,6 +153,7 @@ _MODULES = (
     "losses",
     "metrics",
     "nets",
+    "programs",
     "references",
     "report",
     "significance",

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddim.backends import PRECISIONS
 from ddim.model import Model
 from ddim.nets.kernels import machine
-from ddim.nets.optimized import trained
+from ddim.nets.optimized import answered, trained
+from ddim.programs import PRECISIONS
 from ddim.ways import BOUNDS, Way, error, inputs, made, seconds, synchronise
 
 _TRIALS, _SECONDS = 30, 6.0
@@ -98,7 +98,7 @@ def flops(model: Model) -> int:
     x, t, label = inputs(model, 1, 0)
     net = trained(model.net)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(x, t.contiguous()) if label is None else net(x, t.contiguous(), label)
+        answered(net, x, t.contiguous(), label)
     return int(counter.get_total_flops())
 
 
@@ -148,7 +148,7 @@ def _heaviest(model: Model, batch: int) -> tuple[Any, Tensor, Tensor]:
     x, t, label = inputs(model, 1, 0)
     try:
         with torch.no_grad():
-            net(x, t.contiguous()) if label is None else net(x, t.contiguous(), label)
+            answered(net, x, t.contiguous(), label)
     finally:
         for hook in hooks:
             hook.remove()

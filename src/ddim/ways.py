@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ddim.backends import BACKENDS, PRECISIONS, Build, ready, words
+from ddim.backends import BACKENDS, ready
 from ddim.kinds import listed, short
-from ddim.nets.optimized import Optimized, Program, trained
+from ddim.nets.optimized import Optimized, Program, answered, trained
+from ddim.programs import PRECISIONS, Build, words
 
 if TYPE_CHECKING:
     from ddim.model import Model
@@ -114,7 +115,7 @@ def error(model: Model, program: Program, batch: int = 2) -> float:
         given = inputs(model, batch, t)
         net = trained(model.net)
         with torch.no_grad():
-            right = net(*given[:2]) if given[2] is None else net(*given)
+            right = answered(net, *given)
             apart.append(((program(*given) - right).norm() / right.norm()).item())
     return math.inf if any(map(math.isnan, apart)) else max(apart)
 

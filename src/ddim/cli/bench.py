@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ddim.ways import Way
 
 _USUAL = ("eager", "openvino", "onnxruntime")
-_NOT = ("bf16 onnxruntime", "fp16 onnxruntime")
 _HEAD = ("way", "batch", "ms", "images/s", "GFLOP/s", "of limit", "MB", "error")
 
 
@@ -80,9 +79,10 @@ def bench(
 
 def _ways(model: Model, precisions: str | None, backends: str | None) -> list[Way]:
     """What is asked for, or what this machine can; fp32 has the backends that compute in it."""
-    from ddim.backends import BACKENDS, PRECISIONS
+    from ddim.backends import BACKENDS, computes
     from ddim.extras import present
     from ddim.kinds import listed, short
+    from ddim.programs import PRECISIONS
     from ddim.ways import Way, native
 
     device = next(model.net.parameters()).device
@@ -96,7 +96,7 @@ def _ways(model: Model, precisions: str | None, backends: str | None) -> list[Wa
             if each not in table:
                 raise ValueError(f"--{name} {short(each)}; choose of {listed(table)}")
     ways = [Way(p, b) for p in asked["precisions"][0] for b in asked["backends"][0]]
-    if not (can := [way for way in ways if str(way) not in _NOT]):
+    if not (can := [way for way in ways if computes(way.backend, way.precision)]):
         raise ValueError(f"{listed(ways)} cannot run; onnxruntime computes in fp32 alone")
     return can
 

@@ -50,7 +50,9 @@ class Fast:
         self._net.check(x, label)
         for given in (t, t if label is None else label):
             if given.shape != x.shape[:1]:
-                raise ValueError(f"{tuple(given.shape)} times or labels for {len(x)} images")
+                raise ValueError(
+                    f"times or labels {tuple(given.shape)} for {len(x)} images; give one per image"
+                )
         shifts, parts = self._shifts(t, label), self._parts(x)
         if parts == 1:
             return self._answer(x, shifts)

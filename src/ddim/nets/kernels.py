@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from ddim.files import cache_folder, write
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _BUILD = (*_FLAGS, "-fopenmp", "-shared", "-fPIC")
+_KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
 
 
@@ -37,7 +39,7 @@ class Norm:
 class Kernels:
     """The compiled functions; images are (B, C, H, W) and channels-last, float32 or bfloat16."""
 
-    library: ctypes.CDLL
+    functions: ctypes.CDLL
 
     def normalise(
         self,
@@ -56,10 +58,9 @@ class Kernels:
         channels = [image.shape[1] for image in images]
         shape = (16 * sum(channels), height // 2, width // 2) if tiled else (height, width)
         shape = shape if tiled else (sum(channels), *shape)
-        out = _empty((batch, *shape), images[0])
+        out = empty((batch, *shape), images[0])
         rows = None if shift is None else shift.float().contiguous()
-        function = getattr(self.library, f"normalise_{str(out.dtype).removeprefix('torch.')}")
-        function(
+        self._of("normalise", out.dtype)(
             out.data_ptr(),
             images[0].data_ptr(),
             images[1].data_ptr() if len(images) > 1 else None,
@@ -85,8 +86,7 @@ class Kernels:
         bias (C,) and perhaps another image.
         """
         batch, channels, height, width = out.shape
-        function = getattr(self.library, f"gather_{str(out.dtype).removeprefix('torch.')}")
-        function(
+        self._of("gather", out.dtype)(
             out.data_ptr(),
             tiles.data_ptr(),
             bias.data_ptr(),
@@ -98,8 +98,14 @@ class Kernels:
             torch.get_num_threads(),
         )
 
+    def _of(self, name: str, dtype: torch.dtype) -> Callable[..., None]:
+        """The function for images of a dtype."""
+        function: Callable[..., None] = getattr(self.functions, f"{name}_{_KINDS[dtype]}")
+        return function
 
-def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+
+def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Channels-last images (B, C, H, W) with nothing in them yet."""
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
@@ -124,14 +130,14 @@ def kernels() -> Kernels | str:
 
 
 def _opened(path: Path) -> Kernels:
-    library, size = ctypes.CDLL(str(path)), (_INT,) * 2
-    for kind in ("float32", "bfloat16"):
-        norm = getattr(library, f"normalise_{kind}")
+    functions, size = ctypes.CDLL(str(path)), (_INT,) * 2
+    for kind in _KINDS.values():
+        norm = getattr(functions, f"normalise_{kind}")
         images = (_POINTER, _POINTER, *size, _INT, _INT, _INT)
         numbers = (_POINTER, _LONG, _POINTER, _POINTER, _INT, ctypes.c_float)
         norm.argtypes = (_POINTER, *images, *numbers, _INT, _INT, _INT)
-        getattr(library, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
-    return Kernels(library)
+        getattr(functions, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
+    return Kernels(functions)
 
 
 def _key() -> str:

@@ -32,13 +32,18 @@ class Optimized(nn.Module):
         if _version(self.net) != self._version:
             raise ValueError("the weights changed since model.optimize; call it again")
         if (x.requires_grad and torch.is_grad_enabled()) or not len(x):
-            return self.net(x, t) if label is None else self.net(x, t, label)
+            return answered(self.net, x, t, label)
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return self.program(x, t, label).to(x.dtype)
 
     def __reduce__(self) -> tuple[Callable[[nn.Module], nn.Module], tuple[nn.Module]]:
         """A copy, or what is unpickled, is the trained network: programs stay where they are."""
         return trained, (self.net,)
+
+
+def answered(net: nn.Module, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    """net(x, t), or net(x, t, label) where there is one."""
+    return net(x, t) if label is None else net(x, t, label)
 
 
 def _version(net: nn.Module) -> int:

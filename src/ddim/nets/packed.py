@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddim.nets.kernels import Kernels, Norm, kernels
+from ddim.nets.kernels import Kernels, Norm, empty, kernels
 
 _LEAST, _PIXELS = {torch.float32: 64, torch.bfloat16: 128}, 64
 _CHUNK = 1 << 21
@@ -148,8 +148,7 @@ class Winograd:
     ) -> Tensor:
         """As `NormConv`; a few images at a time, so that the patches stay in the cache."""
         batch, _, height, width = images[0].shape
-        out = images[0].new_empty((batch, self._out, height, width))
-        out = torch.empty_like(out, memory_format=torch.channels_last)
+        out = empty((batch, self._out, height, width), images[0])
         patches = 4 * height * width * max(sum(image.shape[1] for image in images), self._out)
         size = max(1, _CHUNK // patches)
         for begin in range(0, batch, size):
