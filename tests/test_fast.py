@@ -141,8 +141,10 @@ def test_bfloat16_is_rounded_to_the_nearest():
     assert torch.equal(found, wide.bfloat16())
 
 
+@pytest.mark.parametrize("chunk", [1, 1 << 21])  # an image at a time, and all
 @pytest.mark.parametrize("sides", [(2, 2), (4, 6), (8, 2)])
-def test_winograd_is_the_convolution(sides):
+def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
+    monkeypatch.setattr(packed, "_CHUNK", chunk)
     conv = nn.Conv2d(24, 40, 3, padding=1).requires_grad_(False)
     norm = nn.GroupNorm(3, 24).requires_grad_(False)
     x, add, shift = images(5, 24, *sides), images(5, 40, *sides), torch.randn(5, 24)
