@@ -46,7 +46,8 @@ from speed_rivals import (
     unet_of,
 )
 
-RIVAL, WAITS = "diffusers fp32", ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaMemcpy")
+RIVAL = "diffusers fp32"
+WAITS = ("cudaStreamSync", "cudaDeviceSync", "Memcpy DtoH", "Memcpy HtoD (Pageable")
 
 
 def images(asked: argparse.Namespace) -> str:
@@ -155,23 +156,29 @@ def _gpu(asked: argparse.Namespace, device: str) -> str:
     """As `gpu`, on any device."""
     model = opened("cifar", asked)
     model.net.to(device)
-    unet, batch, steps = unet_of(model).to(device), asked.gpu_batch, asked.gpu_steps
+    unet = unet_of(model).to(device)
     half = deepcopy(unet).to(torch.bfloat16)
     draws = {RIVAL: of_diffusers(unet), "diffusers bf16": of_diffusers(half)}
     for backend in ("eager", "compile"):
-        told(f"gpu: making bf16 {backend}")
-        draws[f"bf16 {backend}"] = of_ours(model.optimize("bf16", backend, batch))
-    for draw in draws.values():
-        draw(batch, 2)
-    told("gpu: timing")
-    found = _drawn(draws, batch, steps, asked)
-    work, rows = batch * steps * speed.flops(model), []
+        draws[f"bf16 {backend}"] = of_ours(model.optimize("bf16", backend))
+    rows = [row for batch in asked.gpu_batches for row in _on_gpu(model, draws, batch, asked)]
+    head = ["", "batch", "images/s", "of diffusers fp32", "of diffusers bf16", "of the limit"]
+    return f"`cifar`, {asked.gpu_steps} steps:\n\n" + table([*head, "waits per step"], rows)
+
+
+def _on_gpu(
+    model: ddim.Model, draws: Mapping[str, Draw], batch: int, asked: argparse.Namespace
+) -> list[list[str]]:
+    told(f"gpu: batch {batch}")
+    found, rows = _drawn(draws, batch, asked.gpu_steps, asked), []
+    work = batch * asked.gpu_steps * speed.flops(model)
     for name, timed in found.items():
         most = speed.limit(model, "fp32" if "fp32" in name else "bf16", batch)
         told(f"gpu: counting the waits of {name}")
         rows.append(
             [
                 name,
+                str(batch),
                 f"{batch / timed.median:.1f}",
                 f"{timed.times(found[RIVAL]):.2f}×",
                 f"{timed.times(found['diffusers bf16']):.2f}×",
@@ -179,8 +186,7 @@ def _gpu(asked: argparse.Namespace, device: str) -> str:
                 f"{_waits(draws[name], batch):.2g}",
             ]
         )
-    head = ["", "images/s", "of diffusers fp32", "of diffusers bf16", "of the limit"]
-    return f"`cifar`, batch {batch}, {steps} steps:\n\n" + table([*head, "waits per step"], rows)
+    return rows
 
 
 def _waits(draw: Draw, batch: int, steps: int = 5) -> float:
@@ -190,7 +196,8 @@ def _waits(draw: Draw, batch: int, steps: int = 5) -> float:
         draw(batch, count)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             draw(batch, count)
-        counts.append(sum(event.count for event in seen.key_averages() if event.key in WAITS))
+        events = seen.key_averages()
+        counts.append(sum(event.count for event in events if event.key.startswith(WAITS)))
     return (counts[1] - counts[0]) / steps
 
 
@@ -242,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--networks", type=_names, default=["cifar", "mnist"], help=words)
     options.add_argument("--batches", type=numbers, default=[1, 16, 64], help="of images")
     options.add_argument("--steps", type=numbers, default=[50, 10, 5], help="of images")
+    options.add_argument("--gpu-batches", type=numbers, default=[16, 256], help="of gpu")
     options.add_argument("--calls", type=numbers, default=[*range(3, 11)], help="of recipes")
     steps = [5, 6, 7, 8, 10, 12, 15, 20, 25]
     options.add_argument("--scheduler-steps", type=numbers, default=steps, help="of quality")
@@ -256,7 +264,6 @@ def _parser() -> argparse.ArgumentParser:
         "cifar-images": (128, "of memory"),
         "images": (64, "of auto"),
         "auto-steps": (20, "of auto"),
-        "gpu-batch": (256, "of gpu"),
         "gpu-steps": (50, "of gpu"),
     }
     for name, (value, about) in defaults.items():

@@ -1,5 +1,7 @@
 """The U-Net as it samples against the U-Net as it is written."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import nn
 from ddim.nets import UNet, UNetConfig, fast, kernels as compiled, packed
 from ddim.nets.fast import Fast, attend
 from ddim.nets.kernels import Kernels, Norm, kernels
-from ddim.nets.packed import Winograd
+from ddim.nets.packed import Winograd, usable
 from test_unet import BASE, VARIANTS
 
 HOW = ("as it is", "without a compiler", "without packed weights", "by Winograd")
@@ -112,6 +114,52 @@ def test_a_normalisation_is_torchs_in_double(batch, widths, sides, act):
     torch.set_num_threads(1)
 
 
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="Triton's are for CUDA")
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("sides", [(2, 2), (5, 3), (32, 32), (150, 130)])
+@pytest.mark.parametrize("widths", [(8, 0), (32, 0), (128, 64), (40, 24), (512, 256)])
+def test_a_normalisation_on_a_gpu_is_torchs_in_double(widths, sides):
+    gpu = usable(torch.float32, torch.device("cuda"))
+    total = sum(widths)
+    norm = nn.GroupNorm(8, total, 1e-6).requires_grad_(False).cuda()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    parts = tuple(images(3, width, *sides).cuda() + 4 for width in widths if width)
+    for shift in (None, torch.randn(1, total).cuda(), torch.randn(3, total).cuda()):
+        x = torch.cat(parts, 1).double()
+        exact = deepcopy(norm).double()(x if shift is None else x + shift[:, :, None, None])
+        for act in (False, True):
+            found = gpu.normalise(parts, Norm(norm), shift, act=act)
+            right = F.silu(exact) if act else exact
+            torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=5e-5)
+    y, add, bias = torch.randn(3, total, *sides), torch.randn(3, total, *sides), torch.randn(total)
+    for other, number in ((None, bias), (add, None), (add, bias)):
+        right = y + (0 if other is None else other)
+        right += 0 if number is None else number[:, None, None]
+        given = (None if each is None else each.cuda() for each in (other, number))
+        torch.testing.assert_close(gpu.join(y.cuda(), *given).cpu(), right)
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("kernels_of_triton", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_gpu_it_answers_as_the_network(variant, kernels_of_triton, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    if not kernels_of_triton:
+        monkeypatch.setattr(packed, "_on_gpu", lambda: None)
+    net = unet(variant).cuda()
+    x = torch.randn(5, net.config.in_channels, 16, 24).cuda()
+    label = torch.tensor([0, 4, 2, 2, 1]).cuda() if net.config.num_class_embeds else None
+    for t in (torch.tensor([0, 10, 999, 500, 2]).cuda(), torch.full((1,), 300).cuda().expand(5)):
+        right = net(x, t, label)
+        torch.testing.assert_close(Fast(net)(x, t, label), right, rtol=0, atol=3e-5)
+        for dtype in (torch.bfloat16, torch.float16):
+            near = Fast(net, dtype)(x, t, label)
+            assert 0 < (near - right).norm() / right.norm() < 2e-2
+
+
 def test_a_mean_far_from_zero_costs_no_digits():
     norm = nn.GroupNorm(2, 64).requires_grad_(False)
     x = images(1, 64, 16, 16) + 4096
@@ -149,7 +197,7 @@ def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
     norm = nn.GroupNorm(3, 24).requires_grad_(False)
     x, add, shift = images(5, 24, *sides), images(5, 40, *sides), torch.randn(5, 24)
     exact = conv.double()(F.silu(norm.double()(x.double() + shift.double()[:, :, None, None])))
-    whole = Winograd(conv.float(), torch.float32, kernels())
+    whole = Winograd(conv.float(), conv.bias, torch.float32, kernels())
     for added, expected in ((add, exact + add), (None, exact)):
         found = whole((x,), Norm(norm.float()), shift, added)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)

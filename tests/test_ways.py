@@ -15,7 +15,7 @@ import ddim
 from ddim import backends, ways
 from ddim.backends import BACKENDS
 from ddim.identity import fingerprint
-from ddim.nets.optimized import Optimized, trained
+from ddim.nets.optimized import Optimized, answered, trained
 from ddim.programs import PRECISIONS, Padded
 from ddim.ways import native
 from tiny import tiny_model
@@ -71,6 +71,23 @@ def test_bfloat16_keeps_the_image(backend):
     near, right = images(fast), images(model)
     assert near.dtype == torch.float32
     assert (near - right).norm() / right.norm() < 0.1  # in five steps of a network without sense
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the graphs are CUDA's")
+@pytest.mark.parametrize("classes", [None, 4])
+def test_on_a_gpu_a_graph_answers_for_every_batch(classes, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = tiny_model(classes=classes)
+    model.net.to("cuda")
+    fast = model.optimize("fp32", "eager")
+    for batch in (6, 2, 6, 1, 7):
+        x = torch.randn(batch, *model.shape).cuda()
+        t = torch.randint(1000, (batch,)).cuda()
+        label = None if classes is None else torch.randint(classes, (batch,)).cuda()
+        first, again = (answered(net, x, t, label) for net in (fast.net, fast.net))
+        right = answered(model.net, x, t, label)
+        torch.testing.assert_close(first, right, rtol=0, atol=2e-5)
+        assert torch.equal(first, again)
 
 
 @pytest.mark.parametrize("config", [None, "1d", "vector"])

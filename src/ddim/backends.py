@@ -10,6 +10,7 @@ import copy
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -27,12 +28,37 @@ from ddim.tracing import export, program_of
 
 
 def eager(build: Build) -> Program:
-    """Torch's own operations: for a U-Net of ours in the form that `Fast` has."""
+    """Torch's own operations; a U-Net of ours in the form that `Fast` has, on CUDA as a graph."""
     if isinstance(build.net, UNet) and build.device.type in ("cpu", "cuda"):
         if build.device.type == "cpu" and not isinstance(found := kernels(), Kernels):
             logging.getLogger("ddim").warning("slower, without compiled kernels: %s", found)
-        return Fast(build.net, build.dtype)
+        program = Fast(build.net, build.dtype)
+        return Padded(partial(_graph, build, program)) if build.device.type == "cuda" else program
     return build.net if build.dtype == torch.float32 else Cast(build.net, build.dtype)
+
+
+def _graph(build: Build, program: Program, batch: int) -> Program:
+    """The launches of a program as one CUDA graph, for one size of batch."""
+    given = build.example(batch)
+    with torch.cuda.device(build.device):
+        cuda: Any = torch.cuda
+        aside = cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # which compiles, and lays out
+                answered(program, given["x"], given["t"], given.get("label"))
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            answer = answered(program, given["x"], given["t"], given.get("label"))
+
+    def run(x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        for name, each in _given(x, t, label).items():
+            given[name].copy_(each)
+        graph.replay()
+        return answer.clone()  # the next replay writes over it
+
+    return run
 
 
 def compiled(build: Build) -> Program:

@@ -3,9 +3,9 @@
 Channels-last throughout. A group norm, the shift of the time before it and the SiLU after it are
 one pass, over two images side by side where a skip comes in, so that nothing is concatenated. The
 residual is summed by the convolution that it joins, queries, keys and values are one convolution,
-and what the time adds is computed once for a level and all layers. On a CPU weights are laid out
-once for oneDNN, a convolution after doubling is a transposed one of 4/9 the work, and the wide 3×3
-ones are Winograd's F(2×2, 3×3). No gradients.
+and what the time adds is computed once for a level and all layers, with the bias of the convolution
+before it. On a CPU weights are laid out once for oneDNN, a convolution after doubling is a
+transposed one of 4/9 the work, and the wide 3×3 ones are Winograd's F(2×2, 3×3). No gradients.
 """
 
 from __future__ import annotations
@@ -122,14 +122,14 @@ class Maker:
         bias = torch.cat([part.bias for part in parts])
         return Conv(weight, bias, self.dtype, packed=self.packed)
 
-    def norm_conv(self, norm: nn.GroupNorm, conv: Any) -> NormConv:
+    def norm_conv(self, norm: nn.GroupNorm, conv: Any, *, biased: bool = True) -> NormConv:
         """A normalisation, SiLU and a convolution."""
-        return NormConv(norm, conv, self.dtype, packed=self.packed)
+        return NormConv(norm, conv, self.dtype, packed=self.packed, biased=biased)
 
-    def shift(self, projection: nn.Linear) -> slice:
-        """Where the answer of a projection of the time is among all of them."""
+    def shift(self, projection: nn.Linear, bias: Tensor) -> slice:
+        """Where the answer of a projection of the time, and a bias, is among all of them."""
         self.weights.append(projection.weight.detach())
-        self.biases.append(projection.bias.detach())
+        self.biases.append(projection.bias.detach() + bias.detach())
         begin, self.width = self.width, self.width + projection.out_features
         return slice(begin, self.width)
 
@@ -148,8 +148,8 @@ class FastLayer:
     """A resnet, and attention or none."""
 
     def __init__(self, make: Maker, resnet: Any, attention: Any) -> None:
-        self._first = make.norm_conv(resnet.norm1, resnet.conv1)
-        self._at = make.shift(resnet.time_emb_proj)
+        self._first = make.norm_conv(resnet.norm1, resnet.conv1, biased=False)
+        self._at = make.shift(resnet.time_emb_proj, resnet.conv1.bias)
         self._second = make.norm_conv(resnet.norm2, resnet.conv2)
         self._make, self._scale = make, resnet.scale
         self._shortcut, self._parts = resnet.conv_shortcut, list[Conv]()

@@ -48,7 +48,7 @@ class Kernels:
         shift: Tensor | None,
         *,
         act: bool,
-        tiled: bool,
+        tiled: bool = False,
     ) -> Tensor:
         """Group normalisation of one or two images side by side, after a shift (1 or B, C) and
         before SiLU where act; tiled: as (B, 16 C, H/2, W/2), the patches that Winograd multiplies.
@@ -106,7 +106,8 @@ class Kernels:
 
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Channels-last images (B, C, H, W) with nothing in them yet."""
-    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+    last = torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=last)
 
 
 @cache

@@ -41,7 +41,7 @@ class Optimized(nn.Module):
         return trained, (self.net,)
 
 
-def answered(net: nn.Module, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+def answered(net: Callable[..., Tensor], x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
     """net(x, t), or net(x, t, label) where there is one."""
     return net(x, t) if label is None else net(x, t, label)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -54,12 +55,16 @@ class Conv:
         self.bias = None if bias is None else bias.detach().to(dtype)
         self._how = [padding] * 2, [stride] * 2, _ONE, groups
         self._packed, self._laid_out = packed, False
+        self._join = usable(dtype, weight.device) if weight.is_cuda else None
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), add (B, C', H', W')."""
         padding, stride, dilation, groups = self._how
         if not self._packed:
-            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            bias = None if self._join else self.bias
+            y = F.conv2d(x, self.weight, bias, stride, padding, dilation, groups)
+            if self._join:
+                return self._join.join(y, add, self.bias)
             return y if add is None else y.add_(add)
         ops = torch.ops.mkldnn
         if not self._laid_out:
@@ -105,17 +110,29 @@ class Doubled:
 
 
 class NormConv:
-    """conv(silu(norm(x + shift))) + add, of one image or of two side by side."""
+    """conv(silu(norm(x + shift))) + add, of one image or of two side by side.
 
-    def __init__(self, norm: nn.GroupNorm, conv: Any, dtype: torch.dtype, *, packed: bool) -> None:
+    biased: False to leave the bias of the convolution to others.
+    """
+
+    def __init__(
+        self,
+        norm: nn.GroupNorm,
+        conv: Any,
+        dtype: torch.dtype,
+        *,
+        packed: bool,
+        biased: bool = True,
+    ) -> None:
         self.norm = Norm(norm)
         self._kernels = usable(dtype, conv.weight.device)
         self._winograd: Winograd | None = None
+        bias = conv.bias if biased else None
         wide = min(conv.weight.shape[:2]) >= _LEAST.get(dtype, math.inf)
         if self._kernels and packed and wide and conv.kernel_size == (3, 3):
-            self._winograd = Winograd(conv, dtype, self._kernels)
+            self._winograd = Winograd(conv, bias, dtype, self._kernels)
         self._conv: Conv | None = None  # made where it is needed, for weights take memory
-        self._given = conv, dtype, packed
+        self._given = conv, bias, dtype, packed
 
     def __call__(
         self, images: tuple[Tensor, ...], shift: Tensor | None = None, add: Tensor | None = None
@@ -125,22 +142,24 @@ class NormConv:
         if self._winograd and height * width >= _PIXELS and not (height % 2 or width % 2):
             return self._winograd(images, self.norm, shift, add)
         if self._conv is None:
-            conv, dtype, packed = self._given
+            conv, bias, dtype, packed = self._given
             geometry = 1, conv.padding[0], 1
-            self._conv = Conv(conv.weight, conv.bias, dtype, geometry, packed=packed)
+            self._conv = Conv(conv.weight, bias, dtype, geometry, packed=packed)
         return self._conv(normalise(self._kernels, images, self.norm, shift, act=True), add)
 
 
 class Winograd:
     """A 3×3 convolution as products in the space of 4×4 patches, after a normalisation."""
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, compiled: Kernels) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, bias: Tensor | None, dtype: torch.dtype, compiled: Kernels
+    ) -> None:
         g = torch.tensor(_G, dtype=torch.float64)
         weight = torch.einsum("ap,oipq,bq->aboi", g, conv.weight.detach().double(), g)
         rows = weight.reshape(-1, conv.in_channels, 1, 1)
         self._product = Conv(rows, None, dtype, (1, 0, 16), packed=True)
         self._out, self._kernels = conv.out_channels, compiled
-        self._bias = torch.zeros(self._out) if conv.bias is None else conv.bias.detach()
+        self._bias = torch.zeros(self._out) if bias is None else bias.detach()
         self._bias = self._bias.to(dtype)
 
     def __call__(
@@ -161,16 +180,27 @@ class Winograd:
         return out
 
 
-def usable(dtype: torch.dtype, device: torch.device) -> Kernels | None:
-    """The compiled kernels, where they are for this dtype and device."""
+def usable(dtype: torch.dtype, device: torch.device) -> Any:
+    """The kernels that are for this dtype and device: `Kernels`, the module `gpu`, or None."""
+    if device.type == "cuda":
+        return _on_gpu()
     if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return None
     found = kernels()
     return found if isinstance(found, Kernels) else None
 
 
+@cache
+def _on_gpu() -> Any:
+    """The module `gpu`, or None where there is no Triton."""
+    try:
+        return import_module("ddim.nets.gpu")
+    except ImportError:
+        return None
+
+
 def normalise(
-    compiled: Kernels | None,
+    compiled: Any,
     images: tuple[Tensor, ...],
     norm: Norm,
     shift: Tensor | None = None,
@@ -179,7 +209,8 @@ def normalise(
 ) -> Tensor:
     """The group norm of one or two images side by side, as `Kernels.normalise`, or by torch."""
     if compiled is not None:
-        return compiled.normalise(images, norm, shift, act=act, tiled=False)
+        normalised: Tensor = compiled.normalise(images, norm, shift, act=act)
+        return normalised
     x = torch.cat(images, 1) if len(images) > 1 else images[0]
     if shift is not None:
         x = x + shift[:, :, None, None].to(x.dtype)
