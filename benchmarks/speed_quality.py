@@ -140,17 +140,19 @@ def quality(asked: argparse.Namespace) -> str:
         told(f"quality: the recipes by {way}")
         tried = {n: judge.figure(_by(net, *r.made(net))).value for n, r in recipes.items()}
         ours.append(Ours(way, net, recipes, tried, ddim50.value))
-    rivals = [
-        _tried(kind, spacing, plain, judge, (ddim50.value, asked.scheduler_steps))
-        for kind in SCHEDULERS
-        for spacing in asked.spacings
-    ]
+    rivals: list[Rival] = []
+    for kind in SCHEDULERS:
+        for spacing in asked.spacings:
+            best = min((rival.calls for rival in rivals if rival.reached), default=None)
+            wanted = ddim50.value, asked.scheduler_steps, best
+            rivals.append(_tried(kind, spacing, plain, judge, wanted))
     return "\n\n".join(
         [
             _aim(judge, ddim50),
             _times(model, ours, rivals, asked),
             f"FD of the recipes; their fit is not in the seconds above:\n\n{_ours(fits, ours)}",
-            f"FD of diffusers' schedulers by steps, until as good:\n\n{_theirs(rivals)}",
+            "FD of diffusers' schedulers by steps, until as good, or past the calls of the best:"
+            f"\n\n{_theirs(rivals)}",
             _paired(model, judge),
         ]
     )
@@ -187,12 +189,21 @@ def _fitted(
 
 
 def _tried(
-    kind: str, spacing: str, plain: ddim.Model, judge: Judge, wanted: tuple[float, list[int]]
+    kind: str,
+    spacing: str,
+    plain: ddim.Model,
+    judge: Judge,
+    wanted: tuple[float, list[int], int | None],
 ) -> Rival:
-    """A scheduler in more and more steps, until it is as good as wanted."""
-    (goal, every), tried = wanted, dict[int, float]()
+    """A scheduler in more and more steps, until it is as good as wanted, or takes more calls than
+    another that is.
+    """
+    (goal, every, most), tried = wanted, dict[int, float]()
     for steps in sorted(every):
-        scheduler = Rival(kind, spacing, {steps: goal}, reached=False).made
+        rival = Rival(kind, spacing, {steps: goal}, reached=False)
+        if tried and most is not None and rival.calls > most:
+            break
+        scheduler = rival.made
         tried[steps] = judge.figure(partial(driven, scheduler, steps, plain.net)).value
         told(f"quality: {kind}, {spacing}, {steps} steps: FD {tried[steps]:.3f}")
         if tried[steps] <= goal:

@@ -15,6 +15,7 @@ from ddim.cli import (
     edit,
     evaluate,
     exchange,
+    generate,
     interpolate,
     invert,
     likelihood,
@@ -34,6 +35,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
+app.command("generate")(generate.generate)
+app.command("verify")(generate.verify)
 app.command("tune")(tune.tune)
 app.command("encode")(invert.encode)
 app.command("reconstruct")(invert.reconstruct)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ddim.model import Model
     from ddim.plans import Plan
     from ddim.process import Denoiser, Level, Prediction
+    from ddim.recipes import Recipe
     from ddim.schedules import Schedule
     from ddim.solvers import Solver
 
@@ -91,6 +92,33 @@ def run_by(model: Model, precision: str | None, backend: str | None, batch_size:
     if "auto" in (precision, backend):
         print(f"network: {fast.net.way}", file=sys.stderr)
     return fast
+
+
+def recipe_for(
+    folder: Path,
+    model: Model,
+    calls: int | None,
+    steps: int,
+    guidance: float,
+    clip: float | None,
+) -> Recipe | None:
+    """The recipe for so many calls; without calls, one for as many steps, if it fits."""
+    import ddim
+    from ddim.recipes import recipe_name
+
+    path = folder / "recipes" / recipe_name(calls or steps, guidance, clip)
+    if calls is None and not path.is_file():
+        return None
+    try:
+        recipe = ddim.find_recipe(folder, calls or steps, guidance, clip)
+        recipe.made(model)
+    except ValueError as error:
+        if calls is not None:
+            raise
+        print(f"ddim: without {path}: {error}", file=sys.stderr)
+        return None
+    print(f"by {path}", file=sys.stderr)
+    return recipe
 
 
 def device(name: str) -> str:

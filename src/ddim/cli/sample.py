@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from ddim.cli.console import (
     only_one,
     progress,
     put_images,
+    recipe_for,
     run_by,
     to_clean,
 )
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     import torch
 
     from ddim.model import Model
-    from ddim.plans import Plan
-    from ddim.solvers import Solver
 
 
 def sample(
@@ -89,6 +89,10 @@ def sample(
     ] = None,
     precision: Precision = None,
     backend: Backend = None,
+    like: Annotated[
+        str | None,
+        typer.Option(help="Images of a set of ddim generate, to the bit; choose them by --seeds."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone.
@@ -102,29 +106,10 @@ def sample(
     opened = ddim.load(model, find_device(device))
     if output.suffix.lower() != ".npz":
         for_images(opened, "name an .npz by -o")
-    if latents is not None:
-        given = [
-            steps,
-            calls,
-            solver,
-            spacing,
-            times,
-            seeds,
-            label,
-            clip,
-            preset,
-            negative,
-            batch_size,
-            precision,
-            backend,
-        ]
-        if guidance != 1 or any(value is not None for value in given):
-            raise ValueError(
-                "--from decodes the way that the latents were encoded; leave --steps, --calls, "
-                "--times, --spacing, --solver, --seeds, --label, --guidance, --negative, --clip, "
-                "--preset, --batch-size, --precision and --backend out"
-            )
-        _decode(opened, latents, output)
+    if like is not None or latents is not None:
+        given = [steps, calls, solver, spacing, times, label, clip, preset, negative, batch_size]
+        given += [precision, backend, None if guidance == 1 else guidance]
+        _instead(model, opened, output, seeds, (like, latents), given)
         return
     chosen, size = integers(seeds or "0-15"), batch_size or 64
     opened = run_by(opened, precision, backend, min(size, len(chosen)))
@@ -144,14 +129,14 @@ def sample(
         only_one(calls=calls, steps=steps, times=times)
         tuned = None
         if all(value is None for value in (solver, spacing, times, negative)):
-            tuned = _tuned(model, opened, calls, 20 if steps is None else steps, guidance, clip)
+            tuned = recipe_for(model, opened, calls, 20 if steps is None else steps, guidance, clip)
         elif calls is not None and solver is None:
             raise ValueError(
                 "--calls takes the recipe of ddim tune; leave --spacing and --negative out, or "
                 "name a --solver"
             )
         if tuned is not None:
-            plan, method = tuned
+            plan, method = tuned.made(opened)
         else:
             method = ddim.build(solver or "ddim")
             if calls is not None:
@@ -163,30 +148,52 @@ def sample(
     _report(opened, output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
 
 
-def _tuned(
+def _instead(
     folder: Path,
     model: Model,
-    calls: int | None,
-    steps: int,
-    guidance: float,
-    clip: float | None,
-) -> tuple[Plan, Solver] | None:
-    """What the recipe for so many calls says; without calls, one for as many steps, if it fits."""
-    import ddim
-    from ddim.recipes import recipe_name
+    output: Path,
+    seeds: str | None,
+    source: tuple[str | None, Path | None],
+    given: Sequence[object],
+) -> None:
+    """Images that were decided before: of a bulk set, or of latents."""
+    like, latents = source
+    asked = any(value is not None for value in given)
+    if like is not None:
+        if latents is not None or asked:
+            raise ValueError(
+                "--like samples as the set was made; leave all but --seeds, --output and --device "
+                "out"
+            )
+        _as_in(like, folder, model, seeds, output)
+    elif latents is not None:
+        if asked or seeds is not None:
+            raise ValueError(
+                "--from decodes the way that the latents were encoded; leave --steps, --calls, "
+                "--times, --spacing, --solver, --seeds, --label, --guidance, --negative, --clip, "
+                "--preset, --batch-size, --precision and --backend out"
+            )
+        _decode(model, latents, output)
 
-    path = folder / "recipes" / recipe_name(calls or steps, guidance, clip)
-    if calls is None and not path.is_file():
-        return None
-    try:
-        made = ddim.find_recipe(folder, calls or steps, guidance, clip).made(model)
-    except ValueError as error:
-        if calls is not None:
-            raise
-        print(f"ddim: without {path}: {error}", file=sys.stderr)
-        return None
-    print(f"by {path}", file=sys.stderr)
-    return made
+
+def _as_in(place: str, folder: Path, model: Model, seeds: str | None, output: Path) -> None:
+    """Images of a bulk set as numbers."""
+    import torch
+
+    from ddim import bulk
+    from ddim.data import to_float
+    from ddim.places import place as opened
+
+    job = bulk.Job.of(opened(place))
+    last = job.seed + job.num - 1
+    chosen = integers(seeds or f"{job.seed}-{min(job.seed + 15, last)}")
+    if not all(job.seed <= seed <= last for seed in chosen):
+        raise ValueError(f"{place} has the seeds {job.seed} to {last}; choose --seeds of these")
+    begin, worker = time.perf_counter(), bulk.Worker(replace(job, model=str(folder)))
+    places = [seed - job.seed for seed in chosen]
+    samples = torch.cat([worker.samples(i, i + 1) for i in places])
+    _put(model, to_float(samples) if job.images else samples, chosen, output)
+    _report(model, output, len(chosen), job.setting.calls(model), begin)
 
 
 def _decode(model: Model, latents: Path, output: Path) -> None:
