@@ -259,7 +259,11 @@ def wrong(job: Job, shard: int, out: Place, names: set[str]) -> str | None:
         if entries["settings"] != job.settings:
             return f"{beside} is of other settings"
         if entries["sha256"] != digest(files):
-            return f"{expected[0]} is damaged" if len(expected) == 1 else "one of its files is"
+            return (
+                f"{expected[0]} is damaged"
+                if len(expected) == 1
+                else f"one of {expected[0]} to {expected[-1]} is damaged"
+            )
     except FileNotFoundError as error:
         return f"{error.filename or beside} is missing"
     except (ValueError, KeyError, TypeError):

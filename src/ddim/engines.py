@@ -168,6 +168,7 @@ class OnRay:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = ray = needed("ray", "scale", "--ray")
         self._own = not ray.is_initialized()
+        heard = signal.getsignal(signal.SIGTERM)
         if self._own:
             where = address or os.environ.get("RAY_ADDRESS")
             options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
@@ -178,6 +179,8 @@ class OnRay:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 said = " ".join(str(error).split())[:200]
                 raise ValueError(f"no Ray cluster at {where or 'this machine'} ({said})") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, heard)  # which Ray takes
         kind = "GPU" if job.device == "cuda" else "CPU"
         have = int(ray.cluster_resources().get(kind, 0))
         if not have:
@@ -188,6 +191,7 @@ class OnRay:
             num_gpus=1 if kind == "GPU" else 0,
             max_restarts=-1,
         )
+        out = out if "://" in out else os.path.abspath(out)
         self._free = [actor.remote(job, out) for _ in range(self.size)]
         self._actors = list(self._free)
         self._busy = dict[Any, tuple[int, Any]]()

@@ -65,9 +65,11 @@ def generate(
                 watch(progress)
             else:
                 missing.append(shard)
-        if missing:
-            _make(job, missing, hire, progress, watch)
-        out.sweep(alone=alone)
+        try:
+            if missing:
+                _make(job, missing, hire, progress, watch)
+        finally:
+            out.sweep(alone=alone)
     return progress
 
 
@@ -140,7 +142,8 @@ def _follow(job: Job, out: Place) -> None:
 
 def agree(there: Job, asked: Job, where: str) -> None:
     """Raise ValueError, naming what differs first, unless two jobs are of the same bytes."""
-    old, new = there.content(), asked.content()
+    old, new = ({**job.content(), **job.content()["setting"]} for job in (there, asked))
+    del old["setting"], new["setting"]
     for name in old:
         if old[name] != new[name]:
             raise ValueError(

@@ -97,8 +97,10 @@ def generate(
     fast = opened.optimize(precision or "fp32", backend or "eager", size)
     way = tuple(str(fast.net.way).split())
     assert len(way) == len(Way.__dataclass_fields__)
+    if opened.classes is not None and labels is None and "null_label" not in opened.notes:
+        raise ValueError("the model was trained with classes; give --labels, such as 0-9")
     job = Job(
-        str(model),
+        str(model.absolute() if model.exists() else model),
         fingerprint(opened),
         num,
         _setting(model, opened, (calls, steps, solver, spacing), guidance, clip),
@@ -261,6 +263,8 @@ def _labels(text: str | None, model: Model, num: int, guidance: float) -> tuple[
         if guidance != 1:
             raise ValueError("--guidance leads to a label; give --labels")
         return None
+    if model.classes is None:
+        raise ValueError("the model was trained without classes; leave --labels out")
     if text.endswith(".npy"):
         try:
             found = np.load(text, allow_pickle=False)
@@ -271,5 +275,5 @@ def _labels(text: str | None, model: Model, num: int, guidance: float) -> tuple[
         labels = tuple(int(label) for label in found)
     else:
         labels = tuple(integers(text))
-    model.denoiser(sorted(set(labels)))  # which refuses those that it has not
+    model.denoiser(sorted(set(labels)), guidance=guidance)  # which refuses what it has not
     return labels
