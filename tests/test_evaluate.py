@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import ddim
-from ddim import Images, cells, schedules
+from ddim import Images, cells, engines, schedules
 from ddim.cells import Cell, Setting, Subject, reconstructed, sampled
 from ddim.data import to_float
+from ddim.dispatch import Report
 from ddim.evaluation import Sweep, _figures, memorisation
 from ddim.features import extractor
 from ddim.findings import verdict, warnings
@@ -103,6 +104,52 @@ def test_two_runs_give_the_same_figures_and_batches_change_none(run, model, tmp_
         x, y = (np.load(tmp_path / f / r["images"]) for f, r in (("a", one), ("c", other)))
         assert x.shape == y.shape == (60, 1, 8, 8)
         assert abs(x.astype(int) - y).max() <= 1
+
+
+class Shuffled:
+    """A crew of three in this process whose tasks end in another order, each failing once."""
+
+    size = 3
+
+    def __init__(self, opened):
+        self.make, self.tasks, self.failed = opened(), [], set()
+
+    def submit(self, task):
+        self.tasks.append(task)
+
+    def wait(self):
+        task = self.tasks.pop(-1 if len(self.failed) % 2 else 0)
+        if task not in self.failed:
+            self.failed.add(task)
+            return [Report(task, "lost")]
+        return [Report(task, result=self.make(task))]
+
+    def close(self):
+        self.tasks = None
+
+
+def test_what_workers_return_adds_up_to_the_same_figures(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "OnRay", lambda job, out, count, address, opened: Shuffled(opened))
+    words = (*QUICK, "--batch-size", 7)
+    assert run("evaluate", model, "digits", *words, "--out", "a")[0] == 0
+    assert run("evaluate", model, "digits", *words, "--out", "b", "--ray")[0] == 0
+    a, b = results(tmp_path / "a"), results(tmp_path / "b")
+    for one, other in zip(a["cells"], b["cells"], strict=True):
+        x, y = (np.load(tmp_path / f / r["images"]) for f, r in (("a", one), ("b", other)))
+        assert abs(x.astype(int) - y).max() <= 1
+        for space, found in one["figures"].items():
+            for name, figure in found.items():
+                near = other["figures"][space][name]["value"]
+                assert near == pytest.approx(figure["value"], rel=0.02, abs=0.02), (space, name)
+
+
+@pytest.mark.slow
+def test_ray_evaluates(run, model, tmp_path):
+    few = ("--num", 60, "--calls", "2", "--solvers", "ddpm", "--fine", 4, "--features", "pca")
+    assert run("evaluate", model, "digits", *few, "--out", "a")[0] == 0
+    assert run("evaluate", model, "digits", *few, "--out", "b", "--ray")[0] == 0
+    a, b = (results(tmp_path / name)["cells"][1]["figures"]["pca"] for name in "ab")
+    assert a["fd"]["value"] == pytest.approx(b["fd"]["value"], rel=0.01)
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(run, model, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ FLOORS = [
     ["bulk"],
     ["engines", "generation"],
     ["references", "findings", "charts"],
+    ["spreading"],
     ["evaluation", "tables"],
     ["report"],
     ["comparison"],

@@ -165,6 +165,7 @@ _MODULES = (
     "significance",
     "sketches",
     "speed",
+    "spreading",
     "tracing",
     "ways",
 )

@@ -26,8 +26,8 @@ from ddim.identity import fingerprint
 from ddim.kinds import built, listed, short
 from ddim.noise import Seeded
 from ddim.packing import FORMATS, Part, digest, file_names
-from ddim.places import Place, place
-from ddim.sampling import sample
+from ddim.places import Place
+from ddim.sampling import calls, sample
 from ddim.store import load
 
 MANIFEST = "manifest.json"
@@ -167,10 +167,10 @@ class Worker:
             self._model = model.optimize(*job.way, job.batch_size)
         self._solver, self._plan = job.setting.made(model)
 
-    @classmethod
-    def at(cls, job: Job, out: str, device: str | None = None) -> Worker:
-        """As the class, of an address."""
-        return cls(job, place(out), device)
+    @property
+    def calls(self) -> int:
+        """Network calls per sample."""
+        return calls(self._solver, self._plan)
 
     def make(self, shard: int) -> None:
         """Put a shard and then its sidecar into the place. Raises ValueError for a nan in one."""

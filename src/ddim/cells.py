@@ -8,9 +8,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,20 @@ class Cell:
         return torch.from_numpy(np.array(stored[begin:end]))
 
 
-def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cell:
+Draw = Callable[[Setting, Tick], Iterator[tuple[Tensor, float]]]
+"""The images of a setting in their order, uint8, some at a time, and the seconds they took."""
+
+
+def sampled(
+    subject: Subject,
+    setting: Setting,
+    folder: Path,
+    tick: Tick,
+    draw: Draw | None = None,
+) -> Cell:
     """The cell of a setting, from the folder if it is there, else sampled into it.
 
-    Raises ValueError where an image holds a nan.
+    draw: who samples in place of this process. Raises ValueError where an image holds a nan.
     """
     solver, plan = setting.made(subject.model)
     path = folder / f"{_name(setting)}-{_key(subject.identity, setting)}.npy"
@@ -175,9 +185,8 @@ def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cel
             shape = (subject.num, *subject.model.shape)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for places in subject.batches:
-                images, spent = _batch(subject, places, (solver, plan), tick)
-                file.write(_pixels(images, setting).numpy().tobytes())
+            for pixels, spent in (draw or partial(_drawn, subject))(setting, tick):
+                file.write(pixels.numpy().tobytes())
                 seconds += spent
             file.flush()
             os.fsync(file.fileno())
@@ -188,8 +197,16 @@ def sampled(subject: Subject, setting: Setting, folder: Path, tick: Tick) -> Cel
     for killed in folder.glob(f".{path.name}.*.tmp"):
         killed.unlink(missing_ok=True)
     facts = {"setting": asdict(setting), **subject.identity, "calls": each, **_took(seconds)}
+    if draw is not None:
+        facts["threads"] = 1  # of each of its workers
     write_json(record, facts)
     return Cell(path, facts)
+
+
+def _drawn(subject: Subject, setting: Setting, tick: Tick) -> Iterator[tuple[Tensor, float]]:
+    for places in subject.batches:
+        images, spent = _batch(subject, places, setting.made(subject.model), tick)
+        yield _pixels(images, setting), spent
 
 
 def _batch(

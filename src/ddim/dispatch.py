@@ -20,12 +20,13 @@ class StoppedError(OSError):
 class Report:
     """What became of a task. error: None, or why it failed, in words.
 
-    fatal: that every other would fail by it too, as on a full disk.
+    fatal: that every other would fail by it too, as on a full disk.   result: what it made.
     """
 
     task: int
     error: str | None = None
     fatal: bool = False
+    result: object = None
 
 
 class Crew(Protocol):

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -21,19 +22,18 @@ from ddim.places import Place, place
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _SECOND = 1.0
-Make = Callable[[int], None]
+Make = Callable[[int], object]
 
 
 def tried(make: Make, shard: int, where: str) -> Report:
     """The report of a shard that is made here."""
     try:
-        make(shard)
+        return Report(shard, result=make(shard))
     except Exception as error:  # of whatever kind: the other shards go on
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.errno in _FATAL:
             return Report(shard, f"{where}: {error.strerror}; what is there stays", fatal=True)
         return Report(shard, text[:300])
-    return Report(shard)
 
 
 class Here:
@@ -118,7 +118,7 @@ def _serve(parent: Connection, job: Job, out: str, device: str) -> None:
         while True:
             shard = parent.recv()
             try:
-                make = make or Worker.at(job, out, device).make
+                make = make or Worker(job, place(out), device).make
             except Exception as error:  # of whatever kind
                 parent.send(Report(shard, " ".join(str(error).split())[:300]))
                 continue
@@ -161,10 +161,18 @@ class OnRay:
     """Actors of a Ray cluster, one CPU or GPU each: of an address, of RAY_ADDRESS, or a new one.
 
     count: their number; None for one on each CPU, or GPU, of the cluster. The place and the model
-    must mean the same on all its machines.
+    must mean the same on all its machines.   opened: what a worker opens there, in place of what
+    makes shards.
     """
 
-    def __init__(self, job: Job, out: str, count: int | None, address: str | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        out: str,
+        count: int | None,
+        address: str | None = None,
+        opened: Callable[[], Make] | None = None,
+    ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = ray = needed("ray", "scale", "--ray")
         self._own = not ray.is_initialized()
@@ -192,7 +200,8 @@ class OnRay:
             max_restarts=-1,
         )
         out = out if "://" in out else os.path.abspath(out)
-        self._free = [actor.remote(job, out) for _ in range(self.size)]
+        opened = opened or partial(_maker, job, out)
+        self._free = [actor.remote(opened, out) for _ in range(self.size)]
         self._actors = list(self._free)
         self._busy = dict[Any, tuple[int, Any]]()
 
@@ -226,17 +235,21 @@ class OnRay:
 class _Actor:
     """A worker of `OnRay`."""
 
-    def __init__(self, job: Job, out: str) -> None:
-        self._given, self._out = (job, out), place(out)
+    def __init__(self, opened: Callable[[], Make], out: str) -> None:
+        self._opened, self._out = opened, out
         self._make: Make | None = None
 
     def make(self, shard: int) -> Report:
         """Make a shard."""
         try:
-            self._make = self._make or Worker.at(*self._given).make
+            self._make = self._make or self._opened()
         except Exception as error:  # of whatever kind
             return Report(shard, " ".join(str(error).split())[:300])
-        return tried(self._make, shard, self._out.name)
+        return tried(self._make, shard, self._out)
+
+
+def _maker(job: Job, out: str) -> Make:
+    return Worker(job, place(out)).make
 
 
 def _first(error: BaseException) -> str:

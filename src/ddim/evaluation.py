@@ -26,6 +26,7 @@ from ddim.references import Published, Reference, Statistics
 from ddim.sampling import Tick
 from ddim.significance import averaged, turned, written
 from ddim.sketches import FEWEST, kept_places, sketch
+from ddim.spreading import Spread
 
 _READ = 256
 _LOOKED_AT = 500
@@ -40,7 +41,8 @@ class Sweep:
 
     The first reference is the one that the verdict is about. data: the real images, or None where
     there are statistics alone. out: the folder where images and figures are kept. spans: the
-    numbers of steps in which the first `back` real images are encoded and decoded.
+    numbers of steps in which the first `back` real images are encoded and decoded.   spread: who
+    samples the settings, in place of this process.
     """
 
     subject: Subject
@@ -50,6 +52,7 @@ class Sweep:
     out: Path
     back: int = 0
     spans: tuple[int, ...] = ()
+    spread: Spread | None = None
 
     def __post_init__(self) -> None:
         if self.settings and self.subject.num < FEWEST:
@@ -79,7 +82,8 @@ def evaluate(sweep: Sweep, tick: Tick) -> Document:
     data, rows = sweep.data, []
     cells: list[Cell] = []
     for setting in sweep.settings:
-        cells.append(sampled(sweep.subject, setting, sweep.out / "cells", tick))
+        draw = None if sweep.spread is None else sweep.spread.drawn
+        cells.append(sampled(sweep.subject, setting, sweep.out / "cells", tick, draw))
         rows.append(_row(sweep, cells[-1], cells[0]))
     document: Document = {
         "num": sweep.subject.num,
@@ -130,8 +134,11 @@ def _figures(sweep: Sweep, cell: Cell, reference: Reference | Published) -> Docu
     path = sweep.out / "figures" / f"{cell.path.stem}-{reference.space.name}-{key}.json"
     if not path.exists():
         num = sweep.subject.num
-        batches = (cell.read(i, min(i + _READ, num)) for i in range(0, num, _READ))
-        drawn = sketch(reference.space, batches, num)
+        spread, name = sweep.spread, reference.space.name
+        drawn = None if spread is None else spread.sketch(cell.setting, name)
+        if drawn is None:
+            batches = (cell.read(i, min(i + _READ, num)) for i in range(0, num, _READ))
+            drawn = sketch(reference.space, batches, num)
         found = reference.figures(drawn)
         labels, classify = sweep.subject.labels, reference.space.classify
         if labels is not None and classify is not None and sweep.data is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import pairwise
@@ -66,34 +66,69 @@ def edges(num: int) -> list[int]:
     return [0, *np.cumsum([len(part) for part in np.array_split(range(num), BLOCKS)]).tolist()]
 
 
-def sketch(features: Features, batches: Iterable[Tensor], num: int) -> Sketch:
-    """The sketch of num images, given as uint8 batches of any size in their order.
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """What successive images from place `begin` on add to a sketch: moments and rows by block."""
 
-    Raises ValueError for fewer than 60 images, or another number than num of them, or features
-    that are not finite.
+    begin: int
+    count: int
+    blocks: Mapping[int, tuple[Moments, Tensor]]
+
+
+def portion(features: Features, images: Tensor, begin: int, num: int) -> Portion:
+    """That of uint8 images (B, C, H, W) of a set of num.
+
+    Raises ValueError for features that are not finite.
+    """
+    found, bounds = features.of(images), edges(num)
+    if not torch.isfinite(found).all():
+        raise ValueError(f"the features {features.name} hold a nan or an infinity")
+    blocks = {}
+    for block in range(BLOCKS):
+        part = found[max(0, bounds[block] - begin) : max(0, bounds[block + 1] - begin)]
+        if len(part):
+            blocks[block] = Moments.of(part), part[: KEPT // BLOCKS].double()
+    return Portion(begin, len(images), blocks)
+
+
+def merged(portions: Iterable[Portion], num: int) -> Sketch:
+    """The sketch of num images of the portions that they are in, given in their order.
+
+    Raises ValueError for fewer than 60 images, or where some are missing or too many.
     """
     if num < FEWEST:
         raise ValueError(f"{num} images are too few to compare; choose at least {FEWEST}")
-    bounds, place = edges(num), 0
+    place = 0
     moments: list[Moments | None] = [None] * BLOCKS
     rows: list[list[Tensor]] = [[] for _ in range(BLOCKS)]
-    for batch in batches:
-        found = features.of(batch)
-        if not torch.isfinite(found).all():
-            raise ValueError(f"the features {features.name} hold a nan or an infinity")
-        for block in range(BLOCKS):
-            part = found[max(0, bounds[block] - place) : max(0, bounds[block + 1] - place)]
-            if len(part):
-                fresh, old = Moments.of(part), moments[block]
-                moments[block] = fresh if old is None else old + fresh
-                room = KEPT // BLOCKS - sum(map(len, rows[block]))
-                rows[block].append(part[:room].double())
-        place += len(batch)
+    for each in portions:
+        if each.begin != place:
+            raise ValueError(f"images from {each.begin} on came after {place}; give all in order")
+        for block, (fresh, some) in each.blocks.items():
+            old = moments[block]
+            moments[block] = fresh if old is None else old + fresh
+            rows[block].append(some[: KEPT // BLOCKS - sum(map(len, rows[block]))])
+        place += each.count
     if place != num:
         raise ValueError(f"{place} images came where {num} were announced")
     return Sketch(
         tuple(block for block in moments if block is not None), tuple(map(torch.cat, rows))
     )
+
+
+def sketch(features: Features, batches: Iterable[Tensor], num: int) -> Sketch:
+    """The sketch of num images, given as uint8 batches of any size in their order.
+
+    Raises ValueError as `portion` and `merged` do.
+    """
+
+    def portions() -> Iterator[Portion]:
+        place = 0
+        for batch in batches:
+            yield portion(features, batch, place, num)
+            place += len(batch)
+
+    return merged(portions(), num)
 
 
 def kept_places(num: int) -> Tensor:

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from ddim.cli.console import (
     run_by,
     writable,
 )
+from ddim.cli.generate import Address, OverRay, spread
 from ddim.cli.options import Backend, Clip, Device, Folder, Json, Precision, Size
 
 if TYPE_CHECKING:
@@ -118,6 +120,8 @@ def evaluate(
     cache: Cache = None,
     precision: Precision = None,
     backend: Backend = None,
+    over_ray: OverRay = False,
+    ray_address: Address = None,
     device: Device = "auto",
 ) -> None:
     """Sample at many settings and measure: tables, a report, and how many calls are enough.
@@ -166,12 +170,15 @@ def evaluate(
         batch_size,
     )
     sweep = Sweep(subject, settings, (), images, out, back, spans)
-    with progress() as bar:
+    with progress() as bar, ExitStack() as ended:
         if settings:
             first = bar.add_task("real images", total=None)
             against = _references(features, real, count, opened, _cache(cache))
             sweep = replace(sweep, references=against)
             bar.remove_task(first)
+        if settings and (over_ray or ray_address):
+            by_ray = closing(spread(model, sweep, ray_address))
+            sweep = replace(sweep, spread=ended.enter_context(by_ray))
         task = bar.add_task("evaluating", total=sweep.total)
 
         def tick(count: int) -> None:

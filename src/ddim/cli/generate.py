@@ -19,9 +19,11 @@ from ddim.cli.options import Backend, Calls, Clip, Device, Folder, Precision, Sp
 if TYPE_CHECKING:
     from ddim.bulk import Job
     from ddim.dispatch import Crew
+    from ddim.evaluation import Sweep
     from ddim.generation import Progress
     from ddim.model import Model
     from ddim.places import Place
+    from ddim.spreading import Opened, Spread
 
 INTERRUPTED = 75
 Workers = Annotated[
@@ -208,6 +210,38 @@ def _carry_out(
 def _number(name: str, usual: int) -> int:
     """What torchrun says to its processes."""
     return int(os.environ.get(name, str(usual)))
+
+
+def spread(folder: Path, sweep: Sweep, address: str | None) -> Spread:
+    """What samples and measures the settings of an evaluation on Ray."""
+    from ddim import engines
+    from ddim.bulk import Job
+    from ddim.identity import fingerprint
+    from ddim.spreading import Spread
+
+    subject = sweep.subject
+    net: Any = subject.model.net
+    precision, backend = str(net.way).split()
+    job = Job(
+        str(folder.absolute() if folder.exists() else folder),
+        fingerprint(subject.model),
+        subject.num,
+        sweep.settings[0],
+        subject.first_seed,
+        subject.labels,
+        subject.guidance,
+        subject.clip,
+        (precision, backend),
+        next(net.parameters()).device.type,
+        subject.batch_size,
+        shard_size=2 * subject.batch_size,
+    )
+    spaces = [reference.space for reference in sweep.references]
+
+    def hire(opened: Opened) -> Crew:
+        return engines.OnRay(job, str(sweep.out), job.shards, address, opened)
+
+    return Spread(job, sweep.settings, spaces, hire)
 
 
 @contextmanager
