@@ -251,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--steps", type=numbers, default=[50, 10, 5], help="of images")
     options.add_argument("--gpu-batches", type=numbers, default=[16, 256], help="of gpu")
     options.add_argument("--calls", type=numbers, default=[*range(3, 11)], help="of recipes")
-    steps = [5, 6, 7, 8, 10, 12, 15, 20, 25]
+    steps = [3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25]
     options.add_argument("--scheduler-steps", type=numbers, default=steps, help="of quality")
     options.add_argument("--spacings", type=_names, default=["trailing", "leading"], help=words)
     options.add_argument("--models", default="../shared/models", help="the folder of mnist-unet")

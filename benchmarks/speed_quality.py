@@ -106,11 +106,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Ours:
-    """The recipes run one way, the FD of each number of calls, and what it should be."""
+    """How to sample in some numbers of calls, the FD of each, and what it should be."""
 
-    way: str
+    name: str
     model: ddim.Model
-    recipes: Mapping[int, ddim.Recipe]
+    made: Mapping[int, tuple[ddim.Plan, ddim.Solver]]
     tried: Mapping[int, float]
     goal: float
 
@@ -121,8 +121,7 @@ class Ours:
 
     def draw(self, x: Tensor) -> Tensor:
         """Samples by those."""
-        recipe = self.recipes[self.calls or max(self.recipes)]
-        return _by(self.model, *recipe.made(self.model))(x)
+        return _by(self.model, *self.made[self.calls or max(self.tried)])(x)
 
 
 def quality(asked: argparse.Namespace) -> str:
@@ -138,8 +137,14 @@ def quality(asked: argparse.Namespace) -> str:
     ours = []
     for way, net in nets.items():
         told(f"quality: the recipes by {way}")
-        tried = {n: judge.figure(_by(net, *r.made(net))).value for n, r in recipes.items()}
-        ours.append(Ours(way, net, recipes, tried, ddim50.value))
+        made = {n: recipe.made(net) for n, recipe in recipes.items()}
+        tried = {n: judge.figure(_by(net, *how)).value for n, how in made.items()}
+        ours.append(Ours(f"ddim tune, {way}", net, made, tried, ddim50.value))
+    for spacing in asked.spacings:
+        made = {n: (fast.plan(n, spacing), ddim.UniPC()) for n in asked.calls}
+        tried = _until(made, fast, judge, ddim50.value)
+        name = f"ddim unipc, {spacing}, auto, {_way(fast)}"
+        ours.append(Ours(name, fast, made, tried, ddim50.value))
     rivals: list[Rival] = []
     for kind in SCHEDULERS:
         for spacing in asked.spacings:
@@ -150,7 +155,7 @@ def quality(asked: argparse.Namespace) -> str:
         [
             _aim(judge, ddim50),
             _times(model, ours, rivals, asked),
-            f"FD of the recipes; their fit is not in the seconds above:\n\n{_ours(fits, ours)}",
+            f"FD of ours; the fit is not in the seconds above:\n\n{_ours(fits, ours)}",
             "FD of diffusers' schedulers by steps, until as good, or past the calls of the best:"
             f"\n\n{_theirs(rivals)}",
             _paired(model, judge),
@@ -186,6 +191,19 @@ def _fitted(
             ddim.save_recipe(recipe, folder)
         begin = time.perf_counter()
     return dict(sorted(found.items()))
+
+
+def _until(
+    made: Mapping[int, tuple[ddim.Plan, ddim.Solver]], net: ddim.Model, judge: Judge, goal: float
+) -> dict[int, float]:
+    """FD in more and more calls, until it is as good as wanted."""
+    tried: dict[int, float] = {}
+    for calls, how in sorted(made.items()):
+        told(f"quality: unipc in {calls} calls")
+        tried[calls] = judge.figure(_by(net, *how)).value
+        if tried[calls] <= goal:
+            break
+    return tried
 
 
 def _tried(
@@ -225,7 +243,7 @@ def _times(
     first = f"diffusers, DDIMScheduler, {GOAL} steps"
     theirs = {first: Rival("DDIMScheduler", "trailing", {GOAL: 0.0}, reached=True)}
     theirs |= {f"diffusers, {r.kind}, {r.spacing}": r for r in rivals if r.reached}
-    own = {f"ddim tune, {each.way}": each for each in ours if each.calls is not None}
+    own = {each.name: each for each in ours if each.calls is not None}
     runs: dict[str, Run] = {"network": partial(answer, unet_of(model), x, clock)}
     for name, rival in theirs.items():
         runs[name] = partial(driven, rival.made, rival.steps, lambda state, t: state, x)
@@ -245,7 +263,7 @@ def _times(
         rows.append([mark, str(calls), f"{seconds:.2f}", *faster])
     head = ["", "calls", "seconds per 1000 images", f"faster than {GOAL} steps", "than their best"]
     lost = [f"{r.kind} ({r.spacing})" for r in rivals if not r.reached]
-    lost += [f"ddim tune ({each.way})" for each in ours if each.calls is None]
+    lost += [each.name for each in ours if each.calls is None]
     more = f"\n\nNot as good with what was tried: {', '.join(lost)}." if lost else ""
     called = f"One call of diffusers' network takes {1000 * call / BATCH:.2f} ms per image.\n\n"
     return called + table(head, rows) + more
@@ -263,10 +281,10 @@ def _aim(judge: Judge, goal: Figure) -> str:
 def _ours(fits: Mapping[int, tuple[ddim.Recipe, float | None]], ours: list[Ours]) -> str:
     rows = []
     for n, (recipe, spent) in fits.items():
-        fds = [f"{each.tried[n]:.3f}" for each in ours]
+        fds = [f"{each.tried[n]:.3f}" if n in each.tried else "" for each in ours]
         seconds = "" if spent is None else f"{spent:.0f}"
         rows.append([str(n), str(recipe.report["kept"]), *fds, seconds])
-    return table(["calls", "holds", *(each.way for each in ours), "fit, s"], rows)
+    return table(["calls", "recipe holds", *(each.name for each in ours), "fit, s"], rows)
 
 
 def _theirs(rivals: list[Rival]) -> str:
