@@ -160,6 +160,35 @@ def test_on_a_gpu_it_answers_as_the_network(variant, kernels_of_triton, monkeypa
             assert 0 < (near - right).norm() / right.norm() < 2e-2
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 1), (4, 64, 64), (1, 2, 1000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_softmax_is_torchs_in_double(shape, dtype):
+    x = (20 * torch.randn(shape)).to(dtype)
+    exact = x.double().softmax(-1)
+    rtol = 1e-5 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(kernels().softmax(x).double(), exact, rtol=rtol, atol=1e-12)
+    extreme = torch.tensor([[1e4, 0.0, -1e4, 3e38, -3e38], [0.0, 1.0, torch.nan, 0.0, 0.0]])
+    found = kernels().softmax(extreme.to(dtype))
+    assert found[0].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert found[1].isnan().all()
+
+
+def test_silu_is_right_everywhere():
+    """Over all magnitudes: a normalisation of two pixels gives ±gamma."""
+    sizes = torch.cat([torch.logspace(-30, 38, 1000), torch.tensor([3.3e38])])
+    norm = nn.GroupNorm(len(sizes), len(sizes), 0.0).requires_grad_(False)
+    norm.weight.copy_(sizes)
+    x = torch.tensor([1.0, -1.0]).reshape(1, 1, 1, 2).expand(1, len(sizes), 1, 2)
+    found = kernels().normalise((x,), Norm(norm), None, act=True)[0, :, 0]
+    right = F.silu(torch.stack([sizes, -sizes], 1).double())
+    torch.testing.assert_close(found.double(), right, rtol=1e-5, atol=1e-34)
+    broken = images(1, 4, 3, 3)
+    broken[0, 1, 2, 2] = torch.nan
+    every = Norm(nn.GroupNorm(4, 4).requires_grad_(False))
+    channels = kernels().normalise((broken,), every, None, act=True).isnan().flatten(2).all(2)
+    assert channels.tolist() == [[False, True, False, False]]
+
+
 def test_a_mean_far_from_zero_costs_no_digits():
     norm = nn.GroupNorm(2, 64).requires_grad_(False)
     x = images(1, 64, 16, 16) + 4096
@@ -206,9 +235,11 @@ def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
 def test_attention_is_torchs_however_many_there_are(monkeypatch):
     q, k, v = torch.randn(3, 2, 3, 10, 8)
     right = F.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(attend(q, k, v), right, rtol=0, atol=1e-6)
+    for by in (None, usable(torch.float32, q.device)):
+        torch.testing.assert_close(attend(q, k, v, by), right, rtol=0, atol=1e-6)
     monkeypatch.setattr(fast, "_SCORES", 0)
-    torch.testing.assert_close(attend(q, k, v), right, rtol=0, atol=1e-6)
+    for by in (None, usable(torch.float32, q.device)):
+        torch.testing.assert_close(attend(q, k, v, by), right, rtol=0, atol=1e-6)
 
 
 @pytest.fixture

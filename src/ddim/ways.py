@@ -161,7 +161,7 @@ def _fastest(model: Model, ways: Sequence[Way], batch: int) -> tuple[Way, Progra
     programs, few = {plain: made(model, plain)}, min(batch, 4)
     one = seconds(programs, inputs(model, few, t), 1, 0)[plain] / few
     limit = _SHARE * _RUN * one
-    batch = max(1, min(batch, int(min(limit / 20, _CALL) / one)))
+    batch = max(1, min(batch, int(min(limit / 10, _CALL) / one)))
     given = inputs(model, batch, t)
     for way in others:
         if time.perf_counter() - begin > limit:

@@ -195,19 +195,24 @@ class FastAttention:
         batch, width, *sides = x.shape
         tokens = self._qkv(normalise(self._kernels, (x,), self._norm)).permute(0, 2, 3, 1)
         parts = tokens.reshape(batch, -1, 3, self._heads, width // self._heads)
-        h = attend(*parts.permute(2, 0, 3, 1, 4)).transpose(1, 2)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        h = attend(q, k, v, self._kernels).transpose(1, 2)
         y = self._to_out(h.reshape(batch, *sides, width).permute(0, 3, 1, 2), x)
         return y if self._scale == 1 else y / self._scale
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (B, heads, N, C); on a CPU by products, which are faster while they fit."""
+def attend(q: Tensor, k: Tensor, v: Tensor, compiled: Any = None) -> Tensor:
+    """Attention of (B, heads, N, C); on a CPU by products, which are faster while they fit.
+
+    compiled: what `usable` says.
+    """
     batch, heads, count, width = q.shape
     if q.device.type != "cpu" or batch * heads * count**2 > _SCORES:
         return F.scaled_dot_product_attention(q, k, v)
     q, k, v = (each.reshape(batch * heads, count, width) for each in (q, k, v))
     scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=width**-0.5)
-    return torch.bmm(scores.softmax(-1), v).reshape(batch, heads, count, width)
+    shares = scores.softmax(-1) if compiled is None else compiled.softmax(scores)
+    return torch.bmm(shares, v).reshape(batch, heads, count, width)
 
 
 class FastResample:

@@ -98,6 +98,13 @@ class Kernels:
             torch.get_num_threads(),
         )
 
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Of the last dimension, in place."""
+        width, threads = scores.shape[-1], torch.get_num_threads()
+        rows = scores.numel() // width
+        self._of("softmax", scores.dtype)(scores.data_ptr(), rows, width, threads)
+        return scores
+
     def _of(self, name: str, dtype: torch.dtype) -> Callable[..., None]:
         """The function for images of a dtype."""
         function: Callable[..., None] = getattr(self.functions, f"{name}_{_KINDS[dtype]}")
@@ -138,6 +145,7 @@ def _opened(path: Path) -> Kernels:
         numbers = (_POINTER, _LONG, _POINTER, _POINTER, _INT, ctypes.c_float)
         norm.argtypes = (_POINTER, *images, *numbers, _INT, _INT, _INT)
         getattr(functions, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
+        getattr(functions, f"softmax_{kind}").argtypes = (_POINTER, _LONG, _INT, _INT)
     return Kernels(functions)
 
 
