@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 import ddim
+from ddim import cli, ways
+from ddim.cli import doctor
 from ddim.cli.console import integers
 from tiny import tiny_model
 
@@ -283,11 +286,38 @@ def test_a_missing_extra_names_the_command_that_installs_it(run, monkeypatch, tm
 def test_help_and_version(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert {"demo", "train", "sample", "plan", "info"} <= set(out.split())
+    names = [name for group in cli._COMMANDS.values() for name, _, _ in group]
+    assert re.findall(r"^  ([a-z]+)  ", out, re.MULTILINE) == names
+    assert "75 stopped" in out
     assert run("--version")[1].strip() == ddim.__version__
     code, _, err = run("sample")
     assert code == 2
     assert "Missing argument 'model'" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "example"), [(n, words) for g in cli._COMMANDS.values() for n, _, words in g]
+)
+def test_the_example_of_a_command_has_options_that_it_takes(run, name, example):
+    out = run(name, "--help")[1]
+    assert f"Example: {example}" in " ".join(out.split())
+    program, command, *words = shlex.split(example)
+    assert (program, command) == ("ddim", name)
+    taken = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", out.partition("Options:")[2]))
+    assert {word for word in words if word.startswith("-")} <= taken
+
+
+def test_the_doctor_says_what_is_here(run, monkeypatch):
+    status, out, _ = run("doctor", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["missing"]["diffusers"] == []
+    assert found["precisions"] == ways.native(torch.device("cpu"))
+    monkeypatch.setitem(doctor.EXTRAS, "fast", ("openvino", "no-such-library"))
+    lines = run("doctor")[1].splitlines()
+    (line,) = [each for each in lines if each.startswith("[fast]")]
+    assert line.endswith('lacks no-such-library: pip install -e ".[fast]" -c constraints.txt')
 
 
 def test_lists_of_seeds():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ import ddim
 from ddim.cli import (
     bench,
     demo,
+    doctor,
     edit,
     evaluate,
     exchange,
@@ -24,34 +26,57 @@ from ddim.cli import (
     train,
     tune,
 )
+from ddim.cli.tour import Tour
+
+_COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
+    "Begin": [
+        ("demo", demo.demo, "ddim demo"),
+        ("doctor", doctor.doctor, "ddim doctor --json"),
+    ],
+    "A model of your images": [
+        ("train", train.train, "ddim train photos/ --size 64 --out runs/mine"),
+        ("info", look.info, "ddim info runs/mine"),
+        ("tune", tune.tune, "ddim tune runs/mine --calls 5,10"),
+    ],
+    "Images of a model": [
+        ("sample", sample.sample, "ddim sample runs/mine --steps 20 --seeds 0-15 -o grid.png"),
+        ("generate", generate.generate, "ddim generate runs/mine --num 50000 --out big"),
+        ("verify", generate.verify, "ddim verify big --repair"),
+        ("edit", edit.edit, "ddim edit runs/mine photo.png --mask mask.png"),
+        ("interpolate", interpolate.interpolate, "ddim interpolate runs/mine --seeds 3,7"),
+    ],
+    "From images to noise and back": [
+        ("encode", invert.encode, "ddim encode runs/mine photos/ -o latents.safetensors"),
+        ("reconstruct", invert.reconstruct, "ddim reconstruct runs/mine photos/ --steps 20"),
+        ("likelihood", likelihood.likelihood, "ddim likelihood runs/mine photos/ --num 16"),
+    ],
+    "How good, how fast": [
+        ("evaluate", evaluate.evaluate, "ddim evaluate runs/mine photos/ --calls 5,10,20"),
+        ("compare", evaluate.compare, "ddim compare report/ other/"),
+        ("statistics", evaluate.statistics, "ddim statistics photos/ --features pixels"),
+        ("bench", bench.bench, "ddim bench runs/mine --batch-sizes 1,16"),
+        ("plan", look.plan, "ddim plan --steps 10 --spacing log_snr"),
+    ],
+    "Other people's models, and yours for them": [
+        ("import", exchange.bring, "ddim import hf:google/ddpm-cifar10-32 --out runs/cifar"),
+        ("export", exchange.export, "ddim export runs/mine -o network.onnx"),
+        ("push", exchange.push, "ddim push runs/mine me/mine --dry-run"),
+    ],
+}
 
 app = typer.Typer(
     name="ddim",
+    cls=Tour,
     help="Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate.",
+    epilog="Exit status: 0 done, 1 a failure, 2 wrong input, 75 stopped and to be gone on with, "
+    "130 broken off. DDIM_TRACEBACK=1 shows where an error arose.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("sample")(sample.sample)
-app.command("generate")(generate.generate)
-app.command("verify")(generate.verify)
-app.command("tune")(tune.tune)
-app.command("encode")(invert.encode)
-app.command("reconstruct")(invert.reconstruct)
-app.command("interpolate")(interpolate.interpolate)
-app.command("edit")(edit.edit)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(evaluate.compare)
-app.command("statistics")(evaluate.statistics)
-app.command("bench")(bench.bench)
-app.command("likelihood")(likelihood.likelihood)
-app.command("import")(exchange.bring)
-app.command("export")(exchange.export)
-app.command("push")(exchange.push)
-app.command("plan")(look.plan)
-app.command("info")(look.info)
+for _heading, _group in _COMMANDS.items():
+    for _name, _function, _example in _group:
+        app.command(_name, rich_help_panel=_heading, epilog=f"Example: {_example}")(_function)
 
 
 def _version(asked: bool) -> None:
@@ -66,10 +91,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate.
-
-    DDIM_TRACEBACK=1 shows where an error arose.
-    """
+    """Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate."""
 
 
 def main() -> None:
