@@ -37,6 +37,26 @@ def test_a_seed_is_the_same_image_whatever_is_sampled_with_it(run, model, tmp_pa
         assert np.abs(np.asarray(picture).astype(int) - a["images"][5, :, :, 0]).max() <= 1
 
 
+def test_a_trajectory_shows_every_call_and_ends_with_the_images(run, model, tmp_path):
+    options = ("--steps", 3, "--solver", "heun", "--seeds", "0-3", "-o", "x.png")
+    assert run("sample", model, *options)[0] == 0
+    before = (tmp_path / "x.png").read_bytes()
+    assert run("sample", model, *options, "--trajectory", "x.gif")[0] == 0
+    assert (tmp_path / "x.png").read_bytes() == before
+    with Image.open(tmp_path / "x.gif") as film, Image.open(tmp_path / "x.png") as still:
+        spans = []
+        for frame in range(film.n_frames):  # frames that are the same are one
+            film.seek(frame)
+            spans.append(film.info["duration"])
+        assert sum(spans) == 5 * 100 + 2000  # Heun calls twice a step but in the last
+        apart = np.asarray(film.convert("L")).astype(int) - np.asarray(still.convert("L"))
+        assert np.abs(apart).max() <= 2  # of its palette
+    for words in (("--batch-size", 2, "--trajectory", "x.gif"), ("--trajectory", "x.png")):
+        status, _, err = run("sample", model, *options, *words)
+        assert status == 2
+        assert len(err.splitlines()) == 1
+
+
 def test_the_command_is_the_python_of_the_readme(run, model, tmp_path):
     assert (
         run(

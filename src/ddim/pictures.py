@@ -50,6 +50,15 @@ def save_samples(samples: Tensor, seeds: Sequence[int], path: str | Path) -> Non
     write(Path(path), buffer.getvalue())
 
 
+def save_gif(frames: Sequence[Image], path: str | Path, rate: float = 10.0) -> None:
+    """Write pictures of one size as a GIF that begins again; `rate` a second, the last for two."""
+    buffer, each = io.BytesIO(), round(1000 / rate)
+    first, *rest = frames
+    shown = [each] * len(rest) + [2000]
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=shown, loop=0)
+    write(Path(path), buffer.getvalue())
+
+
 def grid(images: Tensor, columns: int | None = None) -> Image:
     """Images (B, 1 or 3, H, W) in [-1, 1] side by side, a pixel of white between them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):

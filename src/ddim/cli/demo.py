@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", "--output", help="The folder to make.")
+    ] = Path("runs/demo"),
     num: Annotated[int, typer.Option(min=2, max=100_000, help="Images per setting.")] = 256,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train even if the folder holds the demo's model.")

@@ -62,9 +62,9 @@ Cache = Annotated[
 def evaluate(
     model: Folder,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path(
-        "report"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", "--output", help="The folder of the report.")
+    ] = Path("report"),
     calls: Annotated[
         str | None, typer.Option(help=f"Network calls per image, usually {_FEW}.")
     ] = None,
@@ -194,7 +194,7 @@ def evaluate(
 
 def statistics(
     data: Annotated[str, typer.Argument(help="Images: a folder, an .npz, or the word digits.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--out", "--output", help="The .npz.")] = Path(
         "statistics.npz"
     ),
     features: Annotated[

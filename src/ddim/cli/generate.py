@@ -44,7 +44,9 @@ def generate(
     num: Annotated[int, typer.Option("-n", "--num", min=1, help="How many.")],
     out: Annotated[
         str,
-        typer.Option("-o", "--out", help="A folder, or an address such as s3://bucket/folder."),
+        typer.Option(
+            "-o", "--out", "--output", help="A folder, or an address such as s3://bucket/folder."
+        ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="That of image 0; image i has SEED + i.")] = 0,
     steps: Steps = None,

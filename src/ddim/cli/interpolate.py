@@ -54,7 +54,8 @@ def interpolate(
         list[str] | None, typer.Argument(help="Images to go between; or give --seeds.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The picture: one row per two neighbours.")
+        Path,
+        typer.Option("-o", "--out", "--output", help="The picture: one row per two neighbours."),
     ] = Path("interpolate.png"),
     seeds: Annotated[
         str | None, typer.Option(help="Seeds to go between instead, such as 3,7.")

@@ -46,7 +46,7 @@ def encode(
     model: Folder,
     images: Source,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The file of latents to write.")
+        Path, typer.Option("-o", "--out", "--output", help="The file of latents to write.")
     ] = Path("latents.safetensors"),
     steps: Steps = None,
     solver: OfNoNoise = None,
@@ -98,7 +98,10 @@ def reconstruct(
     model: Folder,
     images: Source,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The picture: each image above what came back.")
+        Path,
+        typer.Option(
+            "-o", "--out", "--output", help="The picture: each image above what came back."
+        ),
     ] = Path("reconstruct.png"),
     steps: Steps = None,
     solver: OfNoNoise = None,

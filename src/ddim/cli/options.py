@@ -21,7 +21,9 @@ Source = Annotated[
 ]
 ImageOutput = Annotated[
     Path,
-    typer.Option("-o", "--output", help="grid.png, images.npz, or a folder for one PNG per seed."),
+    typer.Option(
+        "-o", "--out", "--output", help="grid.png, images.npz, or a folder for one PNG per seed."
+    ),
 ]
 Steps = Annotated[
     int | None,

@@ -13,6 +13,7 @@ import typer
 from ddim.cli.console import (
     counted,
     device as find_device,
+    file_output,
     for_images,
     from_seeds,
     image_output,
@@ -43,8 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+    from PIL.Image import Image
 
     from ddim.model import Model
+    from ddim.process import Denoiser, Level, Prediction
 
 
 def sample(
@@ -93,6 +96,10 @@ def sample(
         str | None,
         typer.Option(help="Images of a set of ddim generate, to the bit; choose them by --seeds."),
     ] = None,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(help="A .gif besides, of the image that each network call foresees."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone.
@@ -103,12 +110,13 @@ def sample(
     from ddim.cells import fitting
 
     image_output(output)
+    film = _Film(trajectory)
     opened = ddim.load(model, find_device(device))
     if output.suffix.lower() != ".npz":
         for_images(opened, "name an .npz by -o")
     if like is not None or latents is not None:
         given = [steps, calls, solver, spacing, times, label, clip, preset, negative, batch_size]
-        given += [precision, backend, None if guidance == 1 else guidance]
+        given += [precision, backend, trajectory and str(trajectory), None if guidance == 1 else guidance]
         _instead(model, opened, output, seeds, (like, latents), given)
         return
     chosen, size = integers(seeds or "0-15"), batch_size or 64
@@ -142,10 +150,48 @@ def sample(
             if calls is not None:
                 steps = fitting(opened, method, calls, spacing or "trailing")
             plan = to_clean(laid(opened.schedule, steps, spacing, times))
+    denoiser = film.of(denoiser, opened, len(chosen), size)
     begin = time.perf_counter()
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
+    film.save(images)
     _put(opened, images, chosen, output)
     _report(opened, output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
+
+
+class _Film:
+    """The images that each network call foresees, as a GIF at a path; nothing where it is None."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._frames = path, list["Image"]()
+        if path is not None:
+            file_output(path, ".gif")
+
+    def of(self, denoiser: Denoiser, model: Model, count: int, batch_size: int) -> Denoiser:
+        """The denoiser, which keeps pictures now."""
+        if self._path is None:
+            return denoiser
+        from ddim.pictures import grid
+
+        for_images(model, "leave --trajectory out")
+        if count > batch_size:
+            raise ValueError(
+                f"--trajectory shows images of one batch, and {count} are asked for with a batch "
+                f"size of {batch_size}; choose fewer --seeds or a larger --batch-size"
+            )
+
+        def keep(x: torch.Tensor, level: Level) -> Prediction:
+            answer = denoiser(x, level)
+            self._frames.append(grid(answer.x0.clamp(-1, 1)))
+            return answer
+
+        return keep
+
+    def save(self, images: torch.Tensor) -> None:
+        """Write it, with the images themselves at the end."""
+        if self._path is not None:
+            from ddim.pictures import grid, save_gif
+
+            save_gif([*self._frames, grid(images)], self._path)
 
 
 def _instead(

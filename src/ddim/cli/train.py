@@ -31,7 +31,10 @@ def train(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder of the run; a stopped one goes on.")
+        Path,
+        typer.Option(
+            "-o", "--out", "--output", help="The folder of the run; a stopped one goes on."
+        ),
     ],
     steps: Annotated[
         int | None,
