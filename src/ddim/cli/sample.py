@@ -115,8 +115,8 @@ def sample(
     if output.suffix.lower() != ".npz":
         for_images(opened, "name an .npz by -o")
     if like is not None or latents is not None:
-        given = [steps, calls, solver, spacing, times, label, clip, preset, negative, batch_size]
-        given += [precision, backend, trajectory and str(trajectory), None if guidance == 1 else guidance]
+        given: list[object] = [steps, calls, solver, spacing, times, label, clip, preset, negative]
+        given += [batch_size, precision, backend, trajectory, None if guidance == 1 else guidance]
         _instead(model, opened, output, seeds, (like, latents), given)
         return
     chosen, size = integers(seeds or "0-15"), batch_size or 64
