@@ -37,6 +37,32 @@ def test_a_seed_is_the_same_image_whatever_is_sampled_with_it(run, model, tmp_pa
         assert np.abs(np.asarray(picture).astype(int) - a["images"][5, :, :, 0]).max() <= 1
 
 
+def test_a_file_has_options_for_commands_and_the_command_line_wins(run, model, tmp_path):
+    (tmp_path / "mine.toml").write_text('[sample]\nsteps = 3\nseeds = "4-6"\nout = "x.npz"\n')
+    assert run("--config", "mine.toml", "sample", model)[0] == 0
+    assert np.load(tmp_path / "x.npz")["seeds"].tolist() == [4, 5, 6]
+    assert run("--config", "mine.toml", "sample", model, "--seeds", "9", "--out", "y.npz")[0] == 0
+    assert run("sample", model, "--steps", 3, "--seeds", 9, "--out", "z.npz")[0] == 0
+    assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "z.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sample]\nstep = 3", "ddim sample has no --step"),
+        ("[paint]\nsteps = 3", "'paint', which is no command"),
+        ("steps = 3", "write tables as"),
+        ("[sample", "cannot be read as TOML"),
+    ],
+)
+def test_a_file_of_options_is_held_against_them(run, model, tmp_path, text, said):
+    (tmp_path / "mine.toml").write_text(text)
+    status, _, err = run("--config", "mine.toml", "sample", model)
+    assert status == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_trajectory_shows_every_call_and_ends_with_the_images(run, model, tmp_path):
     options = ("--steps", 3, "--solver", "heun", "--seeds", "0-3", "-o", "x.png")
     assert run("sample", model, *options)[0] == 0

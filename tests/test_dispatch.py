@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import given, strategies as st
 
 from ddim.bulk import Job
 from ddim.cells import Setting
@@ -74,11 +74,13 @@ def test_every_task_is_reported_once_and_failed_only_if_three_tries_were(failure
         assert not fatal
 
 
-@given(FAILURES, SIZES, SEEDS, st.integers(0, 19))
-def test_a_fatal_failure_stops_at_once_and_nothing_more_is_submitted(failures, sizes, seed, deadly):
-    assume(deadly < len(failures) and 1 <= failures[deadly] <= TRIES)
-    crew, reports = Flaky(failures, sizes, seed, deadly), []
-    with pytest.raises(StoppedError, match=f"^try {failures[deadly]} of {deadly}$"):
+@given(FAILURES, SIZES, SEEDS, st.integers(1, TRIES), FAILURES)
+def test_a_fatal_failure_stops_at_once_and_nothing_more_is_submitted(
+    before, sizes, seed, tries, after
+):
+    failures, deadly, reports = [*before, tries, *after], len(before), []
+    crew = Flaky(failures, sizes, seed, deadly)
+    with pytest.raises(StoppedError, match=f"^try {tries} of {deadly}$"):
         reports.extend(dispatch(crew, range(len(failures))))
     assert all((each.error is None) == (failures[each.task] < TRIES) for each in reports)
     assert {each.task for each in reports} <= crew.over - {deadly}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -85,13 +87,38 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _defaults(context: typer.Context, path: Path | None) -> None:
+    """The options of a TOML file, a table for each command, where the command line has none."""
+    if path is None:
+        return
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as TOML ({error})") from error
+    group: Any = context.command
+    context.default_map = {}
+    for name, table in tables.items():
+        if name not in group.commands or not isinstance(table, dict):
+            raise ValueError(f"{path} has {name!r}, which is no command; write tables as [sample]")
+        params = {flag.strip("-"): p.name for p in group.commands[name].params for flag in p.opts}
+        if wrong := [key for key in table if key not in params]:
+            raise ValueError(f"{path}: ddim {name} has no --{wrong[0]}; see ddim {name} --help")
+        context.default_map[name] = {params[key]: value for key, value in table.items()}
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Options for commands, such as [sample] steps=10."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate."""
+    _defaults(context, config)
 
 
 def main() -> None:
