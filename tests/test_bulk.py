@@ -391,6 +391,8 @@ def test_the_command_makes_goes_on_checks_and_mends(run, folder, tmp_path):
         "images 0 to 7: shards/00000.json is missing",
         "images 16 to 23: samples-00002-of-00004.npz is damaged",
     ]
+    said = json.loads(run("verify", "a", "--json")[1])
+    assert [each["begin"] for each in said["wrong"]] == [0, 16]
     assert run("verify", "a", "--repair", "--workers", 1)[0] == 0
     assert content(tmp_path / "a") == before
     (tmp_path / "a/other.npz").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddim.cli.console import device as find_device, integers, progress, recipe_for, writable
-from ddim.cli.options import Backend, Calls, Clip, Device, Folder, Precision, Spacing, Steps
+from ddim.cli.options import Backend, Calls, Clip, Device, Folder, Json, Precision, Spacing, Steps
 
 if TYPE_CHECKING:
     from ddim.bulk import Job
@@ -134,6 +135,7 @@ def verify(
     workers: Workers = None,
     over_ray: OverRay = False,
     ray_address: Address = None,
+    as_json: Json = False,
 ) -> None:
     """Check every file of ddim generate against its hash; status 1 where one is wrong."""
     from dataclasses import replace
@@ -147,12 +149,16 @@ def verify(
     with progress() as bar:
         task = bar.add_task("checking", total=job.shards)
         found = check(job, where, lambda shard: bar.advance(task))
-    for shard, why in found.items():
-        begin, end = job.span(shard)
-        print(f"images {begin} to {end - 1}: {why}")
     others = strangers(job, where.names())
-    for name in others:
-        print(f"{name}: not of this set")
+    spans = {shard: job.span(shard) for shard in found}
+    wrong = [{"begin": b, "end": e, "why": found[shard]} for shard, (b, e) in spans.items()]
+    if as_json:
+        print(json.dumps({"images": job.num, "wrong": wrong, "not_of_this_set": others}))
+    else:
+        for shard, (begin, end) in spans.items():
+            print(f"images {begin} to {end - 1}: {found[shard]}")
+        for name in others:
+            print(f"{name}: not of this set")
     if found and repair:
         find_device(job.device)
         job = replace(job, model=str(model or job.model))
