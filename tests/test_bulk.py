@@ -235,7 +235,7 @@ CHANGES = [
     ("shard_size", {"shard_size": 10}),
     ("format", {"format": "png"}),
     ("weights", {"weights": "0" * 64}),
-    ("torch", {"torch": "2.6.0"}),
+    ("made_by", {"made_by": "ddim 0.0.1"}),
     ("device", {"device": "cuda"}),
     ("way", {"way": ("bf16", "eager")}),
 ]
@@ -349,11 +349,91 @@ def test_another_model_than_the_jobs_makes_nothing(folder, with_classes):
         ({"images": False, "format": "png"}, "is for images; choose npz"),
         ({"labels": ()}, "labels"),
         ({"threads": 0}, "threads=0"),
+        ({"clip": float("inf")}, "clip=inf"),
+        ({"guidance": float("nan")}, "guidance=nan"),
     ],
 )
 def test_a_job_is_checked_when_it_is_made(change, said, folder):
     with pytest.raises(ValueError, match=said):
         replace(job_of(folder), **change)
+
+
+def test_another_software_or_configuration_makes_nothing(folder, tmp_path):
+    job = job_of(folder)
+    with pytest.raises(ValueError, match=r"made by ddim 0\.0\.1.*install those"):
+        Worker(replace(job, made_by="ddim 0.0.1"))
+    with pytest.raises(ValueError, match="other weights"):
+        Worker(replace(job, config="0" * 16))
+    Worker(replace(job, config=bulk.configured(ddim.load(folder))))
+
+
+def test_names_sort_as_numbers_do(folder):
+    job = job_of(folder, 10**9)
+    for name in (job.stem, job.sidecar):
+        assert sorted(map(name, (99_999, 100_000, 5))) == [name(k) for k in (5, 99_999, 100_000)]
+    assert replace(job, format="png").names(0)[0] == "0000000000.png"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_names_of_a_job_are_known_without_a_list(kind, folder):
+    job = job_of(folder, format=kind)
+    known = generation.Names(job)
+    names = [bulk.MANIFEST, *(job.sidecar(k) for k in range(3))]
+    names += [name for k in range(3) for name in job.names(k)]
+    assert all(name in known for name in names)
+    others = [job.names(0)[0][1:], job.sidecar(3), "00000050.png", "a.png", "shards", "7", ""]
+    others += [f"more/{job.names(0)[0]}", job.stem(3) + ".npz", "samples-00000-of-00004.npz"]
+    assert not any(name in known for name in others)
+
+
+def test_what_is_not_of_the_set_is_never_deleted(folder, tmp_path):
+    job = job_of(folder)
+    mine = [".thesis.tmp", "sub/deep/.thesis.1.tmp", "sub/.samples-00000-of-00003.npz.1.tmp"]
+    theirs = [".samples-00001-of-00003.npz.12.tmp", "shards/.00002.sidecar.9.tmp"]
+    for name in (*mine, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    made(job, tmp_path)
+    assert all((tmp_path / name).exists() for name in mine)
+    assert not any((tmp_path / name).exists() for name in theirs)
+
+
+def test_a_place_that_workers_do_not_share_is_noticed(folder):
+    job, out = job_of(folder), place("memory://lost")
+    state = generation.generate(job, out, lambda shards: engines.Pool(job, out, 2))
+    assert state.done == 0
+    assert "is not in memory://lost" in state.failed[1]
+
+
+def test_what_cannot_be_read_is_one_wrong_shard(folder, tmp_path):
+    job, out = job_of(folder), place(tmp_path)
+    made(job, tmp_path)
+    path = tmp_path / job.names(1)[0]
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+    assert list(generation.verify(job, out)) == [1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"WORLD_SIZE": "4"}, {"RANK": "x", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}],
+)
+def test_half_of_what_torchrun_says_is_refused(run, folder, monkeypatch, said):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = run("generate", folder, "-n", 40, "--out", "a")
+    assert status == 2
+    assert "set both" in err
+    assert not Path("a").exists()
+
+
+def test_auto_is_chosen_once(run, folder, tmp_path, monkeypatch):
+    words = ("generate", folder, "-n", 9, "--steps", 2, "--workers", 1, "--precision", "auto")
+    assert run(*words, "--out", "a")[0] == 0
+    taken = Job.of(place(tmp_path / "a")).way
+    monkeypatch.setattr(ddim.Model, "optimize", None)  # nothing is timed
+    monkeypatch.setattr(engines, "Here", None)
+    assert f"network: {' '.join(taken)}" in run(*words, "--out", "a")[2]
 
 
 def test_the_last_seeds_there_are_can_be_asked_for(folder):
@@ -384,11 +464,11 @@ def test_the_command_makes_goes_on_checks_and_mends(run, folder, tmp_path):
     before = content(tmp_path / "a")
     damaged = tmp_path / "a/samples-00002-of-00004.npz"
     damaged.write_bytes(before[damaged.name][:100])
-    (tmp_path / "a/shards/00000.json").unlink()
+    (tmp_path / "a/shards/00000.sidecar").unlink()
     status, out, _ = run("verify", "a")
     assert status == 1
     assert out.splitlines() == [
-        "images 0 to 7: shards/00000.json is missing",
+        "images 0 to 7: shards/00000.sidecar is missing",
         "images 16 to 23: samples-00002-of-00004.npz is damaged",
     ]
     said = json.loads(run("verify", "a", "--json")[1])
@@ -412,6 +492,10 @@ def test_any_of_them_again_by_the_command(run, folder, tmp_path):
     status, _, err = run("sample", folder, "--like", "set", "--seeds", "99")
     assert status == 2
     assert "seeds 100 to 139" in err
+    out = place(tmp_path / "set")
+    out.write({bulk.MANIFEST: replace(Job.of(out), device="cuda").manifest()})
+    status, _, err = run("sample", folder, "--like", "set", "--seeds", "100")
+    assert (status, err) == (2, "ddim: set was made on cuda; choose it by --device\n")
 
 
 @pytest.mark.parametrize(

@@ -12,27 +12,43 @@ from hypothesis import given, strategies as st
 
 from ddim.bulk import Job
 from ddim.cells import Setting
-from ddim.dispatch import TRIES, Report, StoppedError, dispatch
+from ddim.dispatch import HOPELESS, LOSSES, TRIES, Report, Rest, StoppedError, dispatch
 from ddim.generation import generate
 from ddim.places import place
 
 SIMULATION = Path(__file__).parents[1] / "benchmarks/bulk_simulation.py"
-FAILURES = st.lists(st.integers(0, TRIES + 1), max_size=20)
+FAILED, LOST = {"error": "it failed"}, {"error": "its worker was lost", "lost": True}
+FATAL = {"error": "the disk is full", "fatal": True}
+FATES = st.lists(
+    st.sampled_from([FAILED, LOST]), max_size=4
+)  # how a task's tries end, first of all
+TASKS = st.lists(FATES, max_size=7)  # so few that 30 failures in a row are never reached
 SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=3).filter(any)
 SEEDS = st.integers(0, 2**32)
 
 
+def tries(fates):
+    """How many a task gets, and whether it fails by the last: 3 failures, 20 losses, or both."""
+    spent = 0
+    for count, fate in enumerate(fates, 1):
+        spent += TRIES if "lost" in fate else LOSSES
+        if spent >= TRIES * LOSSES:
+            return count, True
+    return len(fates) + 1, False
+
+
 class Flaky:
-    """Workers whose tasks end in any order; those of task t fail at its first failures[t] tries.
+    """Workers whose tasks end in any order: the tries of task t as fates[t] says, and then well.
 
     sizes: how many there are, by chance after every wait, as they are lost and come back.
-    deadly: a task whose last failure is fatal.   It holds `dispatch` to what it may ask of a crew.
+    make: what is done of a task that ends well.   It holds `dispatch` to what it may ask of a crew.
     """
 
-    def __init__(self, failures, sizes=(3,), seed=0, deadly=None):
-        self.failures, self.sizes, self.deadly = failures, sizes, deadly
+    def __init__(self, fates, sizes=(3,), seed=0, make=lambda task: None):
+        self.fates, self.sizes, self.make = fates, sizes, make
         self.size, self.random = max(sizes), random.Random(seed)
-        self.flying, self.given, self.over, self.stopped, self.closed = [], [], set(), False, False
+        self.flying, self.given, self.over = [], [], set()
+        self.stopped = self.closed = False
 
     def submit(self, task):
         assert not self.stopped
@@ -43,7 +59,8 @@ class Flaky:
 
     def wait(self):
         assert not self.stopped
-        left = len(self.failures) - len(self.over)
+        left = len(self.fates) - len(self.over)
+        assert left, "nothing is left to wait for"
         assert len(self.flying) == min(self.size, left), "a worker is idle while a task waits"
         ended = self.random.sample(self.flying, self.random.randint(0, len(self.flying)))
         self.flying = [task for task in self.flying if task not in ended]
@@ -51,53 +68,111 @@ class Flaky:
         return [self.end(task) for task in ended]
 
     def end(self, task):
-        tried = self.given.count(task)
-        failed = tried <= self.failures[task]
-        if not failed or tried == TRIES:
+        count = self.given.count(task)
+        if count == tries(self.fates[task])[0]:
             self.over.add(task)
-        fatal = task == self.deadly and tried == self.failures[task]
-        self.stopped |= fatal
-        return Report(task, f"try {tried} of {task}" if failed else None, fatal)
+        if count > len(self.fates[task]):
+            self.make(task)
+            return Report(task)
+        report = Report(task, **self.fates[task][count - 1])
+        self.stopped |= report.fatal
+        return report
 
     def close(self):
         self.closed = True
 
 
-@given(FAILURES, SIZES, SEEDS)
-def test_every_task_is_reported_once_and_failed_only_if_three_tries_were(failures, sizes, seed):
-    crew, tasks = Flaky(failures, sizes, seed), range(len(failures))
-    reports = list(dispatch(crew, tasks))
-    assert sorted(report.task for report in reports) == list(tasks)
-    for task, error, fatal in ((each.task, each.error, each.fatal) for each in reports):
-        assert error == (f"try 3 of {task}" if failures[task] >= 3 else None)
-        assert crew.given.count(task) == min(failures[task] + 1, 3)
-        assert not fatal
+@given(TASKS, SIZES, SEEDS)
+def test_every_task_is_reported_once_and_failed_only_after_three_tries(fates, sizes, seed):
+    crew = Flaky(fates, sizes, seed)
+    reports = list(dispatch(crew, range(len(fates))))
+    assert sorted(each.task for each in reports) == list(range(len(fates)))
+    for each in reports:
+        count, failed = tries(fates[each.task])
+        assert crew.given.count(each.task) == count
+        assert each.error == (fates[each.task][count - 1]["error"] if failed else None)
 
 
-@given(FAILURES, SIZES, SEEDS, st.integers(1, TRIES), FAILURES)
-def test_a_fatal_failure_stops_at_once_and_nothing_more_is_submitted(
-    before, sizes, seed, tries, after
-):
-    failures, deadly, reports = [*before, tries, *after], len(before), []
-    crew = Flaky(failures, sizes, seed, deadly)
-    with pytest.raises(StoppedError, match=f"^try {tries} of {deadly}$"):
-        reports.extend(dispatch(crew, range(len(failures))))
-    assert all((each.error is None) == (failures[each.task] < TRIES) for each in reports)
+@given(st.lists(st.sampled_from([FAILED, LOST]), max_size=HOPELESS - 1))
+def test_twenty_workers_that_are_lost_with_a_task_are_three_failures_of_it(fates):
+    crew = Flaky([fates])
+    (report,) = dispatch(crew, [0])
+    assert (len(crew.given), report.error is not None) == tries(fates)
+    assert tries([LOST] * 19) == (20, False)
+    assert tries([LOST] * 20) == (20, True)
+
+
+@given(TASKS, SIZES, SEEDS, FATES.filter(lambda fates: len(fates) < TRIES), TASKS)
+def test_a_fatal_failure_stops_at_once_and_nothing_more_is_submitted(b, sizes, seed, fates, after):
+    before, deadly, reports = b[:3], len(b[:3]), []
+    crew = Flaky([*before, [*fates, FATAL], *after[:3]], sizes, seed)
+    with pytest.raises(StoppedError, match=r"^the disk is full$"):
+        reports.extend(dispatch(crew, range(len(crew.fates))))
+    assert all((each.error is None) != tries(crew.fates[each.task])[1] for each in reports)
     assert {each.task for each in reports} <= crew.over - {deadly}
 
 
-@given(FAILURES)
-def test_one_worker_takes_all_in_turn_and_then_what_failed_in_the_same_order(failures):
-    crew = Flaky(failures, sizes=(1,))
-    list(dispatch(crew, iter(range(len(failures)))))
-    assert crew.given == [t for tries in range(3) for t, n in enumerate(failures) if n >= tries]
+@given(TASKS)
+def test_one_worker_takes_all_in_turn_and_then_what_failed_in_the_same_order(fates):
+    crew = Flaky(fates, sizes=(1,))
+    list(dispatch(crew, iter(range(len(fates)))))
+    rounds = range(max([tries(each)[0] for each in fates], default=0))
+    assert crew.given == [t for k in rounds for t, each in enumerate(fates) if tries(each)[0] > k]
 
 
-def test_what_is_done_and_what_failed_is_counted_in_samples_and_the_crew_is_closed(tmp_path):
-    job, crew = small(), Flaky([0, 3, 1, 0, 4])
-    state = generate(job, place(tmp_path), lambda shards: crew)
-    assert state.failed == {1: "try 3 of 1", 4: "try 3 of 4"}
-    assert (state.total, state.done, state.made) == (9, 6, 6)
+@pytest.mark.parametrize(("size", "most"), [(1, 30), (10, 30), (20, 60)])
+@pytest.mark.parametrize("fate", [FAILED, LOST])
+def test_failures_without_a_success_stop_after_thirty_or_three_for_each_worker(size, most, fate):
+    crew = Flaky([[fate] * 20] * 100, sizes=(size,))
+    with pytest.raises(
+        StoppedError, match=f"^{most} tries in a row failed, the last: {fate['error']}"
+    ):
+        list(dispatch(crew, range(100)))
+    assert most <= len(crew.given) <= most + size
+
+
+@pytest.mark.parametrize(("others", "stops"), [(HOPELESS - 1, False), (HOPELESS, True)])
+def test_one_success_in_time_is_enough_to_go_on(others, stops):
+    crew = Flaky([*([[FAILED]] * others), [], *([[FAILED]] * others), []], sizes=(1,))
+    found = []
+    try:
+        found.extend(dispatch(crew, range(len(crew.fates))))
+    except StoppedError:
+        assert stops
+    assert len(found) == (0 if stops else 2 * HOPELESS)
+
+
+def test_a_worker_rests_longer_with_each_failure_and_not_after_a_success():
+    rest, now, rests = Rest(), 0.0, []
+    for _ in range(9):
+        rest.ended(7, failed=True, now=now)
+        assert rest.resting(now) == {7}
+        begin = now
+        while rest.resting(now):
+            now += 0.25
+        rests.append(now - begin)
+    assert rests == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    rest.ended(7, failed=False, now=now)
+    rest.ended(8, failed=True, now=now)
+    assert rest.resting(now) == {8}
+    rest.ended(7, failed=True, now=now)
+    assert rest.resting(now + 0.75) == {7, 8}
+    assert rest.resting(now + 1) == set()
+
+
+def test_what_is_there_and_what_failed_is_counted_in_samples_and_the_crew_is_closed(tmp_path):
+    """Shard 2 is reported as done by a worker that wrote it elsewhere."""
+    job, out = small(), place(tmp_path / "out")
+
+    def make(shard):
+        files = [*job.names(shard), job.sidecar(shard)]
+        (out if shard != 2 else place(tmp_path / "elsewhere")).write(dict.fromkeys(files, b""))
+
+    crew = Flaky([[], [FAILED] * 3, [FAILED], [FAILED], [FAILED] * 3], make=make)
+    state = generate(job, out, lambda shards: crew)
+    gone = f"{job.sidecar(2)} is not in {out.name} as this process sees it"
+    assert state.failed == {1: "it failed", 2: gone, 4: "it failed"}
+    assert (state.total, state.done, state.made) == (9, 4, 4)
     assert crew.closed
 
 
@@ -106,7 +181,7 @@ def test_a_crew_is_closed_when_a_run_is_broken_off(tmp_path):
         if state.made:
             raise KeyboardInterrupt
 
-    crews = Flaky([1] * 5, deadly=2), Flaky([1] * 5)
+    crews = Flaky([[FAILED], [FAILED], [FATAL], [], []]), Flaky([[FAILED]] * 5)
     with pytest.raises(StoppedError):
         generate(small(), place(tmp_path), lambda shards: crews[0])
     with pytest.raises(KeyboardInterrupt):

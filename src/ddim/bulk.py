@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ from ddim.data import to_pixels
 from ddim.drawing import at_hand
 from ddim.identity import fingerprint
 from ddim.kinds import built, listed, short
+from ddim.model import Model
+from ddim.nets.kernels import Kernels, kernels
+from ddim.nets.optimized import trained
 from ddim.noise import Seeded
 from ddim.packing import FORMATS, Part, digest, file_names
 from ddim.places import Place
@@ -34,6 +39,14 @@ MANIFEST = "manifest.json"
 _FORMAT, _MOST = 1, 2**64 - 1
 
 
+def software() -> str:
+    """What the bytes depend on of what is installed here: versions, and whether kernels are."""
+    compiled = "with" if isinstance(kernels(), Kernels) else "without"
+    return (
+        f"ddim {__version__}, torch {torch.__version__}, numpy {np.__version__}, {compiled} kernels"
+    )
+
+
 @dataclass(frozen=True)
 class Job:
     """All that decides the bytes of a set of samples, and where its model is.
@@ -41,6 +54,7 @@ class Job:
     weights: `fingerprint` of the model.   labels: those of sample i are labels[i % len(labels)].
     way: a precision and a backend.   device: cpu, cuda or mps.   batch_size: of a network call.
     threads: of a worker.   format: a key of FORMATS.   images: whether samples become uint8.
+    config: of the network, see `configured`.   made_by: see `software`.
     """
 
     model: str
@@ -58,8 +72,8 @@ class Job:
     format: str = "npz"
     shard_size: int = 1024
     images: bool = True
-    ddim: str = __version__
-    torch: str = torch.__version__
+    config: str = ""
+    made_by: str = field(default_factory=software)
 
     def __post_init__(self) -> None:
         for name, least in (("num", 1), ("batch_size", 1), ("threads", 1), ("shard_size", 1)):
@@ -71,6 +85,9 @@ class Job:
             raise ValueError(f"format={short(self.format)}; choose one of {listed(FORMATS)}")
         if not self.images and self.format != "npz":
             raise ValueError(f"format={self.format} is for images; choose npz")
+        for name in ("guidance", "clip"):
+            if not math.isfinite(getattr(self, name) or 0.0):
+                raise ValueError(f"{name}={getattr(self, name)}; choose a finite number")
         if self.labels is not None and not self.labels:
             raise ValueError("labels=(); give at least one")
 
@@ -86,16 +103,21 @@ class Job:
 
     def stem(self, shard: int) -> str:
         """The name of its file, without a suffix."""
-        return f"samples-{shard:05d}-of-{self.shards:05d}"
+        digits = max(5, len(str(self.shards)))
+        return f"samples-{shard:0{digits}d}-of-{self.shards:0{digits}d}"
+
+    @property
+    def digits(self) -> int:
+        """Of the name of a sample, so that names sort as numbers do."""
+        return max(8, len(str(self.num)))
 
     def names(self, shard: int) -> list[str]:
         """Its files."""
-        return file_names(self.format, self.stem(shard), *self.span(shard))
+        return file_names(self.format, self.stem(shard), range(*self.span(shard)), self.digits)
 
-    @staticmethod
-    def sidecar(shard: int) -> str:
-        """The file that says what its files should be."""
-        return f"shards/{shard:05d}.json"
+    def sidecar(self, shard: int) -> str:
+        """The file that says, in JSON, what its files should be."""
+        return f"shards/{shard:0{max(5, len(str(self.shards)))}d}.sidecar"
 
     def label(self, i: int) -> int | None:
         """The class of sample i."""
@@ -127,7 +149,7 @@ class Job:
             stored = entries.pop("sha256")
         except FileNotFoundError as error:
             raise ValueError(f"{where} is missing; name a folder of ddim generate") from error
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"{where} is damaged; {_MEND}") from error
         if hashlib.sha256(_canonical(entries)).hexdigest() != stored:
             raise ValueError(f"{where} is damaged; {_MEND}")
@@ -160,9 +182,14 @@ class Worker:
         self._job, self._out = job, out
         with _threads(job.threads):
             model = load(job.model, device or job.device)
-            if fingerprint(model) != job.weights:
+            if (fingerprint(model), job.config and configured(model)) != (job.weights, job.config):
                 raise ValueError(
                     f"{job.model} has other weights than those of the job; give the same model"
+                )
+            if job.made_by != software():
+                raise ValueError(
+                    f"the set was made by {job.made_by}, and here is {software()}; other versions "
+                    "make other bytes, so install those, or make a set anew"
                 )
             self._model = model.optimize(*job.way, job.batch_size)
         self._solver, self._plan = job.setting.made(model)
@@ -185,7 +212,7 @@ class Worker:
         begin, end = job.span(shard)
         labels = None if job.labels is None else [job.label(i) or 0 for i in range(begin, end)]
         seeds = range(job.seed + begin, job.seed + end)
-        part = Part(begin, self.samples(begin, end), seeds, labels)
+        part = Part(begin, self.samples(begin, end), seeds, labels, job.digits)
         return FORMATS[job.format](job.stem(shard), part)
 
     @torch.no_grad()
@@ -220,6 +247,13 @@ class Worker:
             return sample(denoiser, x, self._plan, self._solver, drawn).float().cpu()
 
 
+def configured(model: Model) -> str:
+    """A number for the configuration of a network, which its weights do not tell."""
+    net = trained(model.net)
+    text = f"{type(net).__name__} {getattr(net, 'config', None)} {model.sampling}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """That many of torch's threads; and convolutions of CUDA that give the same again."""
@@ -251,21 +285,19 @@ def wrong(job: Job, shard: int, out: Place, names: set[str]) -> str | None:
     expected, beside = job.names(shard), job.sidecar(shard)
     if missing := [name for name in (*expected, beside) if name not in names]:
         return f"{missing[0]} is missing"
+    why = f"{beside} is damaged"
     try:
         files = {name: out.read(name) for name in expected}
         if out.read(beside) == sidecar(job, shard, files):
             return None
         entries = json.loads(out.read(beside))
         if entries["settings"] != job.settings:
-            return f"{beside} is of other settings"
-        if entries["sha256"] != digest(files):
-            return (
-                f"{expected[0]} is damaged"
-                if len(expected) == 1
-                else f"one of {expected[0]} to {expected[-1]} is damaged"
-            )
-    except FileNotFoundError as error:
-        return f"{error.filename or beside} is missing"
-    except (ValueError, KeyError, TypeError):
+            why = f"{beside} is of other settings"
+        elif entries["sha256"] != digest(files):
+            one = expected[0] if len(expected) == 1 else f"one of {expected[0]} to {expected[-1]}"
+            why = f"{one} is damaged"
+    except OSError as error:
+        why = f"{expected[0]} or {beside} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    return f"{beside} is damaged"
+    return why

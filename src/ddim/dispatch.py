@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-TRIES = 3
+TRIES, LOSSES, HOPELESS = 3, 20, 30
 
 
 class StoppedError(OSError):
@@ -20,19 +20,24 @@ class StoppedError(OSError):
 class Report:
     """What became of a task. error: None, or why it failed, in words.
 
-    fatal: that every other would fail by it too, as on a full disk.   result: what it made.
+    fatal: that every other would fail by it too, as on a full disk.   lost: that its worker was,
+    which says little of the task.   result: what it made.
     """
 
     task: int
     error: str | None = None
     fatal: bool = False
+    lost: bool = False
     result: object = None
 
 
 class Crew(Protocol):
     """Workers, one task each at a time."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """How many there are for now; a worker that failed may rest for a while."""
+        ...
 
     def submit(self, task: int) -> None:
         """Give a task to a free worker; no more than `size` are under way at once."""
@@ -50,10 +55,13 @@ class Crew(Protocol):
 def dispatch(crew: Crew, tasks: Iterable[int]) -> Iterator[Report]:
     """One report for each task: that it is done, or how the last of three tries failed.
 
-    Yields nothing of a task that is tried again. Raises StoppedError at a fatal failure.
+    A try that was lost with its worker counts a little: 20 of them are three. Raises StoppedError
+    at a fatal failure, and after 30 failures, or three for each worker, without a success.
     """
-    waiting, tries, flying = deque(tasks), dict[int, int](), set[int]()
+    waiting, flying, tries = deque(tasks), set[int](), dict[int, float]()
+    most, since = crew.size, 0
     while waiting or flying:
+        most = max(most, crew.size)
         while waiting and len(flying) < crew.size:
             task = waiting.popleft()
             flying.add(task)
@@ -62,9 +70,35 @@ def dispatch(crew: Crew, tasks: Iterable[int]) -> Iterator[Report]:
             flying.discard(report.task)
             if report.fatal:
                 raise StoppedError(report.error)
-            tries[report.task] = tries.get(report.task, 0) + 1
-            if report.error is not None and tries[report.task] < TRIES:
-                waiting.append(report.task)
-                continue
-            del tries[report.task]
+            since = 0 if report.error is None else since + 1
+            if report.error is not None:
+                if since >= max(HOPELESS, TRIES * most):
+                    raise StoppedError(f"{since} tries in a row failed, the last: {report.error}")
+                counted = TRIES / LOSSES if report.lost else 1.0
+                tries[report.task] = tries.get(report.task, 0.0) + counted
+                if tries[report.task] < TRIES - 1e-9:
+                    waiting.append(report.task)
+                    continue
+            tries.pop(report.task, None)
             yield report
+
+
+class Rest:
+    """How long workers rest that failed: 1 s, 2 s, 4 s, up to a minute, until one succeeds."""
+
+    def __init__(self) -> None:
+        self._failures: dict[int, int] = {}
+        self._until: dict[int, float] = {}
+
+    def ended(self, worker: int, *, failed: bool, now: float) -> None:
+        """A task of a worker has ended."""
+        if not failed:
+            self._failures.pop(worker, None)
+            return
+        count = self._failures[worker] = self._failures.get(worker, 0) + 1
+        self._until[worker] = now + min(2.0 ** (count - 1), 60.0)
+
+    def resting(self, now: float) -> set[int]:
+        """Those that are given nothing yet."""
+        self._until = {worker: until for worker, until in self._until.items() if until > now}
+        return set(self._until)

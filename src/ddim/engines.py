@@ -6,8 +6,9 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -16,24 +17,31 @@ from typing import Any
 import torch
 
 from ddim.bulk import Job, Worker
-from ddim.dispatch import Report
+from ddim.dispatch import Report, Rest
 from ddim.extras import needed
 from ddim.places import Place, place
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 _SECOND = 1.0
 Make = Callable[[int], object]
+"""What makes a task."""
+Opened = Callable[[], Make]
+"""Opens what a worker needs, there."""
 
 
-def tried(make: Make, shard: int, where: str) -> Report:
-    """The report of a shard that is made here."""
+def tried(make: Make, task: int, where: str) -> Report:
+    """The report of a task that is done here."""
     try:
-        return Report(shard, result=make(shard))
-    except Exception as error:  # of whatever kind: the other shards go on
-        text = " ".join(str(error).split()) or type(error).__name__
+        return Report(task, result=make(task))
+    except Exception as error:  # of whatever kind: the other tasks go on
         if isinstance(error, OSError) and error.errno in _FATAL:
-            return Report(shard, f"{where}: {error.strerror}; what is there stays", fatal=True)
-        return Report(shard, text[:300])
+            return Report(task, f"{where}: {error.strerror}; what is there stays", fatal=True)
+        return Report(task, said(error), fatal=isinstance(error, ImportError))
+
+
+def said(error: BaseException) -> str:
+    """An error on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class Here:
@@ -62,42 +70,58 @@ class Pool:
     """Processes of this machine, each with a model of its own; on CUDA one device after another."""
 
     def __init__(self, job: Job, out: Place, count: int) -> None:
-        self.size, self._job, self._out = count, job, out
+        self._job, self._out, self._rest = job, out, Rest()
         self._context = get_context("spawn")
         self._busy = dict[Connection, int]()
-        self._members = dict[Connection, Any]()
+        self._members = dict[Connection, tuple[Any, int]]()
         for j in range(count):
             self._join(j)
+
+    @property
+    def size(self) -> int:
+        """See `Crew`."""
+        resting = self._rest.resting(time.monotonic())
+        busy = {self._members[each][1] for each in self._busy}
+        return len(self._members) - len(resting - busy)
 
     def _join(self, j: int) -> None:
         ours, theirs = self._context.Pipe()
         given = (theirs, self._job, self._out.name, device_of(self._job, j))
         member = self._context.Process(target=_serve, args=given, daemon=True, name=f"ddim-{j}")
-        member.start()
+        with _deaf():  # Ctrl-C is its parent's, from its first moment on
+            member.start()
         theirs.close()
         self._members[ours] = member, j
 
     def submit(self, task: int) -> None:
         """See `Crew`."""
-        free = next(each for each in self._members if each not in self._busy)
-        self._busy[free] = task
+        resting = self._rest.resting(time.monotonic())
+        free = [each for each in self._members if each not in self._busy]
+        chosen = min(free, key=lambda each: self._members[each][1] in resting)
+        self._busy[chosen] = task
         with suppress(OSError):  # it has died: `wait` finds that
-            free.send(task)
+            chosen.send(task)
 
     def wait(self) -> list[Report]:
         """See `Crew`."""
         found = []
-        for each in wait(list(self._busy), _SECOND):
+        if not self._busy:
+            time.sleep(_SECOND)
+        for each in wait(list(self._busy), _SECOND) if self._busy else ():
             assert isinstance(each, Connection)
-            task = self._busy.pop(each)
+            task, (member, j) = self._busy.pop(each), self._members[each]
             try:
-                found.append(each.recv())
+                report: Report = each.recv()
             except (EOFError, OSError):
-                member, j = self._members.pop(each)
+                del self._members[each]
                 each.close()
                 member.join()
-                found.append(Report(task, f"its worker died ({_died(member.exitcode)})"))
+                why = f"its worker died ({_died(member.exitcode)})"
+                report = Report(task, why, lost=True)
                 self._join(j)
+            failed = report.error is not None
+            self._rest.ended(j, failed=failed, now=time.monotonic())
+            found.append(report)
         return found
 
     def close(self) -> None:
@@ -109,9 +133,21 @@ class Pool:
             connection.close()
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignoring Ctrl-C, which what is started now goes on to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve(parent: Connection, job: Job, out: str, device: str) -> None:
-    """A worker of `Pool`. It dies with its parent, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker of `Pool`. It dies with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     make: Make | None = None
     with suppress(EOFError, OSError):
@@ -119,8 +155,8 @@ def _serve(parent: Connection, job: Job, out: str, device: str) -> None:
             shard = parent.recv()
             try:
                 make = make or Worker(job, place(out), device).make
-            except Exception as error:  # of whatever kind
-                parent.send(Report(shard, " ".join(str(error).split())[:300]))
+            except Exception as error:  # of whatever kind; for all shards, since nothing else is
+                parent.send(Report(shard, said(error), fatal=True))
                 continue
             parent.send(tried(make, shard, out))
 
@@ -171,29 +207,17 @@ class OnRay:
         out: str,
         count: int | None,
         address: str | None = None,
-        opened: Callable[[], Make] | None = None,
+        opened: Opened | None = None,
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = ray = needed("ray", "scale", "--ray")
         self._own = not ray.is_initialized()
-        heard = signal.getsignal(signal.SIGTERM)
         if self._own:
-            where = address or os.environ.get("RAY_ADDRESS")
-            options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-            if where:
-                del options["include_dashboard"]
-            try:
-                ray.init(address=where, **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                said = " ".join(str(error).split())[:200]
-                raise ValueError(f"no Ray cluster at {where or 'this machine'} ({said})") from error
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, heard)  # which Ray takes
+            _begun(ray, address or os.environ.get("RAY_ADDRESS"))
         kind = "GPU" if job.device == "cuda" else "CPU"
         have = int(ray.cluster_resources().get(kind, 0))
         if not have:
             raise ValueError(f"the Ray cluster has no {kind}; choose another --device")
-        self.size = min(count or have, have)
         actor = ray.remote(_Actor).options(
             num_cpus=0 if kind == "GPU" else 1,
             num_gpus=1 if kind == "GPU" else 0,
@@ -201,27 +225,43 @@ class OnRay:
         )
         out = out if "://" in out else os.path.abspath(out)
         opened = opened or partial(_maker, job, out)
-        self._free = [actor.remote(opened, out) for _ in range(self.size)]
-        self._actors = list(self._free)
-        self._busy = dict[Any, tuple[int, Any]]()
+        try:
+            given = ray.put(ray.cloudpickle.dumps(opened))
+        except Exception as error:  # of whatever kind what is to be sent raises
+            raise ValueError(f"it cannot be sent to Ray's workers ({said(error)})") from error
+        self._actors = [actor.remote(given, out) for _ in range(min(count or have, have))]
+        self._busy, self._rest = dict[Any, tuple[int, int]](), Rest()
+
+    @property
+    def size(self) -> int:
+        """See `Crew`."""
+        busy = {j for _, j in self._busy.values()}
+        return len(self._actors) - len(self._rest.resting(time.monotonic()) - busy)
 
     def submit(self, task: int) -> None:
         """See `Crew`."""
-        actor = self._free.pop()
-        self._busy[actor.make.remote(task)] = task, actor
+        resting, busy = self._rest.resting(time.monotonic()), {j for _, j in self._busy.values()}
+        free = [j for j in range(len(self._actors)) if j not in busy]
+        j = min(free, key=lambda j: j in resting)
+        self._busy[self._actors[j].make.remote(task)] = task, j
 
     def wait(self) -> list[Report]:
         """See `Crew`."""
+        if not self._busy:
+            time.sleep(_SECOND)
+            return []
         ended, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=_SECOND)
         found = []
         for each in ended:
-            task, actor = self._busy.pop(each)
-            self._free.insert(0, actor)
+            task, j = self._busy.pop(each)
             try:
-                found.append(self._ray.get(each))
+                report: Report = self._ray.get(each)
             except self._ray.exceptions.RayError as error:
-                kind = type(error).__name__
-                found.append(Report(task, f"its worker was lost ({kind}: {_first(error)})"))
+                why = next(iter(str(error).strip().splitlines()), "")[:160]
+                name = type(error).__name__
+                report = Report(task, f"its worker was lost ({name}: {why})", lost=True)
+            self._rest.ended(j, failed=report.error is not None, now=time.monotonic())
+            found.append(report)
         return found
 
     def close(self) -> None:
@@ -232,25 +272,37 @@ class OnRay:
             self._ray.shutdown()
 
 
+def _begun(ray: Any, where: str | None) -> None:
+    """Join a cluster, or begin one."""
+    heard = signal.getsignal(signal.SIGTERM)
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not where:
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=where or None, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ValueError(f"no Ray cluster at {where or 'this machine'} ({said(error)})") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, heard)  # which Ray takes
+
+
 class _Actor:
     """A worker of `OnRay`."""
 
-    def __init__(self, opened: Callable[[], Make], out: str) -> None:
-        self._opened, self._out = opened, out
+    def __init__(self, opened: bytes, out: str) -> None:
+        self._given, self._out = opened, out
         self._make: Make | None = None
 
-    def make(self, shard: int) -> Report:
-        """Make a shard."""
+    def make(self, task: int) -> Report:
+        """Do a task."""
         try:
-            self._make = self._make or self._opened()
+            self._make = (
+                self._make or needed("ray", "scale", "--ray").cloudpickle.loads(self._given)()
+            )
         except Exception as error:  # of whatever kind
-            return Report(shard, " ".join(str(error).split())[:300])
-        return tried(self._make, shard, self._out)
+            return Report(task, said(error), lost=True)  # another machine may have what it lacks
+        return tried(self._make, task, self._out)
 
 
 def _maker(job: Job, out: str) -> Make:
     return Worker(job, place(out)).make
-
-
-def _first(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:160]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from ddim.bulk import MANIFEST, Job, wrong
-from ddim.dispatch import Crew, dispatch
+from ddim.dispatch import Crew, StoppedError, dispatch
 from ddim.kinds import short
 from ddim.places import Place
 
 Hire = Callable[[int], Crew]
 """A crew for so many shards."""
-_WAIT = 60.0
+_WAIT, _OLD = 60.0, 3600.0
 
 
 @dataclass
@@ -50,8 +50,7 @@ def generate(
     run writes there; OSError where nothing more can be written.
     """
     first, alone = rank[0] == 0, rank[1] == 1
-    guard: AbstractContextManager[None] = out.locked() if first else nullcontext()
-    with guard:
+    with out.locked(shared=not alone):
         if first:
             _begin(job, out, alone=alone)
         else:
@@ -68,9 +67,32 @@ def generate(
         try:
             if missing:
                 _make(job, missing, hire, progress, watch)
+                _look(job, out, missing, progress)
         finally:
-            out.sweep(alone=alone)
+            if alone:
+                out.sweep(Names(job))
     return progress
+
+
+class Names:
+    """The names of all files of a job, without a list of them."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __contains__(self, name: object) -> bool:
+        job, numbers = self._job, [int(n) for n in re.findall(r"\d+", str(name))[:1]]
+        if name == MANIFEST:
+            return True
+        if not numbers:
+            return False
+        png = job.format == "png" and not str(name).startswith("shards/")
+        shard = numbers[0] // job.shard_size if png else numbers[0]
+        if not 0 <= shard < job.shards:
+            return False
+        if png:
+            return numbers[0] < job.num and name == f"{numbers[0]:0{job.digits}d}.png"
+        return name == job.sidecar(shard) or (job.format != "png" and name in job.names(shard))
 
 
 def verify(
@@ -87,11 +109,8 @@ def verify(
 
 def strangers(job: Job, names: Iterable[str]) -> list[str]:
     """The files that are not of a job and that a reader of its files might take for some."""
-    known = {MANIFEST}
-    for shard in range(job.shards):
-        known |= {job.sidecar(shard), *job.names(shard)}
-    kinds = {name.rpartition(".")[2] for name in known} | {"tmp"}
-    return sorted(n for n in set(names) - known if n.rpartition(".")[2] in kinds)
+    known, kinds = Names(job), {"tmp", "sidecar", job.names(0)[0].rpartition(".")[2]}
+    return sorted(n for n in names if n.rpartition(".")[2] in kinds and n not in known)
 
 
 def _make(job: Job, missing: list[int], hire: Hire, progress: Progress, watch: Watch) -> None:
@@ -111,6 +130,17 @@ def _make(job: Job, missing: list[int], hire: Hire, progress: Progress, watch: W
         crew.close()
 
 
+def _look(job: Job, out: Place, made: list[int], progress: Progress) -> None:
+    """See that what was reported is there: workers may have written elsewhere."""
+    names = out.names()
+    for shard in made:
+        files = [MANIFEST, job.sidecar(shard), *job.names(shard)]
+        if shard not in progress.failed and (gone := [n for n in files if n not in names]):
+            progress.failed[shard] = f"{gone[0]} is not in {out.name} as this process sees it"
+            progress.done -= _count(job, shard)
+            progress.made -= _count(job, shard)
+
+
 def _count(job: Job, shard: int) -> int:
     begin, end = job.span(shard)
     return end - begin
@@ -118,16 +148,21 @@ def _count(job: Job, shard: int) -> int:
 
 def _begin(job: Job, out: Place, *, alone: bool) -> None:
     """Write the manifest, or find that the one that is there is the same."""
-    out.sweep(alone=alone)
     names = out.names()
     if MANIFEST in names:
         agree(Job.of(out), job, out.name)
-        return
-    if others := strangers(job, names):
+    elif others := strangers(job, (n for n in names if not n.endswith(".tmp"))):
         raise ValueError(
             f"{out.name} holds {others[0]}, which is not of this set; choose another --out"
         )
-    out.write({MANIFEST: job.manifest()})
+    else:
+        try:
+            out.write({MANIFEST: job.manifest()})
+        except OSError as error:
+            raise StoppedError(
+                f"{out.name}: {error.strerror or error}; nothing is there"
+            ) from error
+    out.sweep(Names(job), 0.0 if alone else _OLD)
 
 
 def _follow(job: Job, out: Place) -> None:

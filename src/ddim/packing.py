@@ -23,18 +23,19 @@ Files = dict[str, bytes]
 class Part:
     """Samples (N, ...) whose first is image `begin` of all: uint8 images, else float32.
 
-    labels: a class for each, or None.   seeds: one for each.
+    labels: a class for each, or None.   seeds: one for each.   digits: of their names.
     """
 
     begin: int
     samples: Tensor
     seeds: Sequence[int]
     labels: Sequence[int] | None = None
+    digits: int = 8
 
     @property
     def keys(self) -> list[str]:
         """The names of its samples."""
-        return [f"{self.begin + j:08d}" for j in range(len(self.samples))]
+        return [f"{self.begin + j:0{self.digits}d}" for j in range(len(self.samples))]
 
 
 def npz(stem: str, part: Part) -> Files:
@@ -103,10 +104,10 @@ FORMATS: Mapping[str, Callable[[str, Part], Files]] = {
 _SUFFIXES = {"npz": ".npz", "webdataset": ".tar", "parquet": ".parquet"}
 
 
-def file_names(kind: str, stem: str, begin: int, end: int) -> list[str]:
-    """The files that a format makes of the samples from begin to end."""
+def file_names(kind: str, stem: str, span: range, digits: int = 8) -> list[str]:
+    """The files that a format makes of some samples."""
     if kind == "png":
-        return [f"{j:08d}.png" for j in range(begin, end)]
+        return [f"{j:0{digits}d}.png" for j in span]
     return [stem + _SUFFIXES[kind]]
 
 

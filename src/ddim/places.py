@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+import time
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from ddim.extras import needed
-from ddim.files import sweep_temporary, write_all
+from ddim.files import write_all
 
 
 class Place(Protocol):
@@ -29,12 +31,12 @@ class Place(Protocol):
         """The files that are there."""
         ...
 
-    def sweep(self, *, alone: bool) -> None:
-        """Remove what killed processes were writing; alone: and whatever is half written."""
+    def sweep(self, names: Container[str], age: float = 0.0) -> None:
+        """Remove what is half written of files of these names, if it is `age` seconds old."""
         ...
 
-    def locked(self) -> Any:
-        """A context in which no other process of this machine is in `locked` of the same place.
+    def locked(self, *, shared: bool = False) -> Any:
+        """A context that no other process of this machine is in, unless both are in it shared.
 
         Raises BlockingIOError where one is.
         """
@@ -60,17 +62,17 @@ class Local:
         paths = (path for path in self._folder.rglob("*") if not path.is_dir())
         return {path.relative_to(self._folder).as_posix() for path in paths}
 
-    def sweep(self, *, alone: bool) -> None:
+    def sweep(self, names: Container[str], age: float = 0.0) -> None:
         """See `Place`."""
-        for folder in {self._folder, *(p.parent for p in self._folder.rglob(".*.tmp"))}:
-            if not alone:
-                sweep_temporary(folder)
-                continue
-            for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+        for path in [*self._folder.glob(".*.tmp"), *self._folder.glob("*/.*.tmp")]:
+            of = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)
+            if of and path.relative_to(self._folder).with_name(of[1]).as_posix() in names:
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime >= age:
+                        path.unlink()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
         """See `Place`. The lock is on the folder itself: it leaves no file, and dies with us."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -81,7 +83,8 @@ class Local:
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BlockingIOError(
                     f"another run writes into {self.name}; wait for it, or choose another --out"
@@ -124,11 +127,11 @@ class Remote:
             return set()
         return {path.removeprefix(f"{self._root}/") for path in self._system.find(self._root)}
 
-    def sweep(self, *, alone: bool) -> None:
+    def sweep(self, names: Container[str], age: float = 0.0) -> None:
         """See `Place`; there is nothing half written."""
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
         """See `Place`; there is no lock."""
         yield
 
@@ -136,6 +139,6 @@ class Remote:
 def place(path: str | Path) -> Place:
     """The place of a path or an address."""
     text = str(path)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    for scheme in ("file://", "local://"):
+        text = text.removeprefix(scheme)
     return Remote(text) if "://" in text else Local(text)

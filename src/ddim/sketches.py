@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import pairwise
@@ -91,44 +91,47 @@ def portion(features: Features, images: Tensor, begin: int, num: int) -> Portion
     return Portion(begin, len(images), blocks)
 
 
-def merged(portions: Iterable[Portion], num: int) -> Sketch:
-    """The sketch of num images of the portions that they are in, given in their order.
+class Growing:
+    """The sketch of num images, of portions added in their order."""
 
-    Raises ValueError for fewer than 60 images, or where some are missing or too many.
-    """
-    if num < FEWEST:
-        raise ValueError(f"{num} images are too few to compare; choose at least {FEWEST}")
-    place = 0
-    moments: list[Moments | None] = [None] * BLOCKS
-    rows: list[list[Tensor]] = [[] for _ in range(BLOCKS)]
-    for each in portions:
-        if each.begin != place:
-            raise ValueError(f"images from {each.begin} on came after {place}; give all in order")
-        for block, (fresh, some) in each.blocks.items():
-            old = moments[block]
-            moments[block] = fresh if old is None else old + fresh
-            rows[block].append(some[: KEPT // BLOCKS - sum(map(len, rows[block]))])
-        place += each.count
-    if place != num:
-        raise ValueError(f"{place} images came where {num} were announced")
-    return Sketch(
-        tuple(block for block in moments if block is not None), tuple(map(torch.cat, rows))
-    )
+    def __init__(self, num: int) -> None:
+        if num < FEWEST:
+            raise ValueError(f"{num} images are too few to compare; choose at least {FEWEST}")
+        self._num, self._place = num, 0
+        self._moments: list[Moments | None] = [None] * BLOCKS
+        self._rows: list[list[Tensor]] = [[] for _ in range(BLOCKS)]
+
+    def add(self, part: Portion) -> None:
+        """Add the next. Raises ValueError for another."""
+        if part.begin != self._place:
+            raise ValueError(
+                f"images from {part.begin} on came after {self._place}; keep the order"
+            )
+        for block, (fresh, some) in part.blocks.items():
+            old, rows = self._moments[block], self._rows[block]
+            self._moments[block] = fresh if old is None else old + fresh
+            rows.append(some[: KEPT // BLOCKS - sum(map(len, rows))])
+        self._place += part.count
+
+    def whole(self) -> Sketch:
+        """The sketch. Raises ValueError where images are missing, or too many came."""
+        if self._place != self._num:
+            raise ValueError(f"{self._place} images came where {self._num} were announced")
+        moments = tuple(block for block in self._moments if block is not None)
+        return Sketch(moments, tuple(map(torch.cat, self._rows)))
 
 
 def sketch(features: Features, batches: Iterable[Tensor], num: int) -> Sketch:
     """The sketch of num images, given as uint8 batches of any size in their order.
 
-    Raises ValueError as `portion` and `merged` do.
+    Raises ValueError as `portion` and `Growing` do.
     """
 
-    def portions() -> Iterator[Portion]:
-        place = 0
-        for batch in batches:
-            yield portion(features, batch, place, num)
-            place += len(batch)
-
-    return merged(portions(), num)
+    growing, place = Growing(num), 0
+    for batch in batches:
+        growing.add(portion(features, batch, place, num))
+        place += len(batch)
+    return growing.whole()
 
 
 def kept_places(num: int) -> Tensor:

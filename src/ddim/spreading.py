@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from ddim.cells import Setting
 from ddim.dispatch import Crew, dispatch
 from ddim.features import Features
 from ddim.sampling import Tick
-from ddim.sketches import Portion, Sketch, merged, portion
+from ddim.sketches import Growing, Portion, Sketch, portion
 
 Opened = Callable[[], Callable[[int], object]]
 """Opens what a worker needs, there, and gives what makes a task."""
@@ -68,12 +69,13 @@ class Spread:
         self._jobs = tuple(replace(job, setting=setting) for setting in settings)
         self._opened = partial(_opened, self._jobs, tuple(spaces))
         self._crew: Crew | None = None
-        self._portions: dict[Setting, list[Mapping[str, Portion]]] = {}
+        self._names, self._sketches = [space.name for space in spaces], dict[Any, Sketch]()
 
     def drawn(self, setting: Setting, tick: Tick) -> Iterator[tuple[Tensor, float]]:
         """The images of a setting in their order, uint8, some at a time, and their seconds."""
         which = self._settings.index(setting)
-        job, waiting, kept = self._jobs[which], dict[int, Measured](), list[Mapping[str, Portion]]()
+        job, waiting, next_ = self._jobs[which], dict[int, Measured](), 0
+        growing = {name: Growing(job.num) for name in self._names}
         self._crew = self._crew or self._hire(self._opened)
         tasks = range(which * job.shards, (which + 1) * job.shards)
         for report in dispatch(self._crew, tasks):
@@ -81,20 +83,17 @@ class Spread:
                 raise ValueError(f"{setting.solver} in {setting.steps} steps: {report.error}")
             assert isinstance(report.result, Measured)
             waiting[report.task] = report.result
-            while (ready := waiting.pop(tasks[len(kept)], None)) is not None:
-                kept.append(ready.portions)
+            while (ready := waiting.pop(tasks.start + next_, None)) is not None:
+                for name in self._names:
+                    growing[name].add(ready.portions[name])
+                next_ += 1
                 tick(ready.calls * len(ready.pixels))
                 yield ready.pixels, ready.seconds
-                if len(kept) == len(tasks):
-                    break
-        self._portions[setting] = kept
+        self._sketches |= {(setting, name): each.whole() for name, each in growing.items()}
 
     def sketch(self, setting: Setting, space: str) -> Sketch | None:
         """Of the images that were drawn here, or None."""
-        kept = self._portions.get(setting)
-        if kept is None:
-            return None
-        return merged((each[space] for each in kept), self._jobs[0].num)
+        return self._sketches.get((setting, space))
 
     def close(self) -> None:
         """Let the crew go."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,43 +87,46 @@ def generate(
     the work between its ranks.
     """
     import ddim
-    from ddim.bulk import Job
+    from ddim.bulk import Job, configured
+    from ddim.extras import needed
     from ddim.identity import fingerprint
     from ddim.places import place
-    from ddim.ways import Way
 
-    place_of = place(out)
-    if "://" not in out:
-        writable(Path(out))
-    rank = _number("RANK", 0), _number("WORLD_SIZE", 1)
-    if rank[1] > 1 and (over_ray or ray_address or workers):
-        raise ValueError("torchrun starts the workers; leave --workers and --ray out")
-    where = find_device(device)
-    opened = ddim.load(model, where)
-    size = batch_size or (256 if where.startswith("cuda") else 16)
-    fast = opened.optimize(precision or "fp32", backend or "eager", size)
-    way = tuple(str(fast.net.way).split())
-    assert len(way) == len(Way.__dataclass_fields__)
-    if opened.classes is not None and labels is None and "null_label" not in opened.notes:
-        raise ValueError("the model was trained with classes; give --labels, such as 0-9")
-    job = Job(
-        str(model.absolute() if model.exists() else model),
-        fingerprint(opened),
-        num,
-        _setting(model, opened, (calls, steps, solver, spacing), guidance, clip),
-        seed,
-        _labels(labels, opened, num, guidance),
-        guidance,
-        clip,
-        (way[0], way[1]),
-        where.partition(":")[0],
-        size,
-        threads,
-        kind,
-        shard_size,
-        opened.of_images,
-    )
-    _carry_out(job, place_of, rank, workers, (over_ray, ray_address))
+    with _stopped(out):
+        place_of, rank = place(out), _rank()
+        if "://" not in out:
+            writable(Path(out))
+        if rank[1] > 1 and (over_ray or ray_address or workers):
+            raise ValueError("torchrun starts the workers; leave --workers and --ray out")
+        if over_ray or ray_address:
+            needed("ray", "scale", "--ray")
+        if kind == "parquet":
+            needed("pyarrow", "parquet", "--format parquet")
+        where = find_device(device)
+        size = batch_size or (256 if where.startswith("cuda") else 16)
+        opened = ddim.load(model)
+        way = _way(opened, place_of, (precision or "fp32", backend or "eager"), where, size)
+        if opened.classes is not None and labels is None and "null_label" not in opened.notes:
+            raise ValueError("the model was trained with classes; give --labels, such as 0-9")
+        job = Job(
+            str(model.absolute() if model.exists() else model),
+            fingerprint(opened),
+            num,
+            _setting(model, opened, (calls, steps, solver, spacing), guidance, clip),
+            seed,
+            _labels(labels, opened, num, guidance),
+            guidance,
+            clip,
+            way,
+            where.partition(":")[0],
+            size,
+            threads,
+            kind,
+            shard_size,
+            opened.of_images,
+            configured(opened),
+        )
+        _carry_out(job, place_of, rank, workers, (over_ray, ray_address))
 
 
 def verify(
@@ -138,8 +143,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every file of ddim generate against its hash; status 1 where one is wrong."""
-    from dataclasses import replace
-
     from ddim.bulk import Job
     from ddim.generation import strangers, verify as check
     from ddim.places import place
@@ -159,10 +162,12 @@ def verify(
             print(f"images {begin} to {end - 1}: {found[shard]}")
         for name in others:
             print(f"{name}: not of this set")
-    if found and repair:
-        find_device(job.device)
-        job = replace(job, model=str(model or job.model))
-        _carry_out(job, where, (0, 1), workers, (over_ray, ray_address))
+    if repair and (found or others):
+        with _stopped(out):
+            find_device(job.device)
+            again = replace(job, model=str(model or job.model))
+            _carry_out(again, where, (0, 1), workers, (over_ray, ray_address))
+        others = strangers(job, where.names())
     elif not found and not others:
         print(f"{out}: {job.num} images, all as they should be", file=sys.stderr)
     if others or (found and not repair):
@@ -184,12 +189,13 @@ def _carry_out(
         if over[0] or over[1]:
             return engines.OnRay(job, out.name, min(workers or shards, shards), over[1])
         if rank[1] > 1:
-            return engines.Here(job, out, engines.device_of(job, _number("LOCAL_RANK", 0)))
+            local = os.environ.get("LOCAL_RANK", "0")
+            return engines.Here(job, out, engines.device_of(job, int(local)))
         count = min(workers or engines.usual(job), shards)
         return engines.Here(job, out) if count == 1 else engines.Pool(job, out, count)
 
     begin = time.perf_counter()
-    with progress(shown=rank[0] == 0) as bar, _stopped():
+    with progress(shown=rank[0] == 0) as bar:
         task = bar.add_task("looking", total=job.num if rank[1] == 1 else None)
 
         def watch(state: Progress) -> None:
@@ -197,17 +203,14 @@ def _carry_out(
             said = f"{rate:.3g} images/s, {state.workers} workers" if state.workers else "looking"
             bar.update(task, completed=state.done, total=state.total, description=said)
 
-        try:
-            state = carry_out(job, out, hire, watch, rank)
-        except KeyboardInterrupt:
-            print(f"ddim: stopped; the same command goes on in {out.name}", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+        state = carry_out(job, out, hire, watch, rank)
     spent = time.perf_counter() - begin
     for shard, why in state.failed.items():
         first, end = job.span(shard)
-        print(f"ddim: images {first} to {end - 1} failed three times: {why}", file=sys.stderr)
+        print(f"ddim: images {first} to {end - 1} failed: {why}", file=sys.stderr)
+    part = "" if rank[1] == 1 else f" of rank {rank[0]} of {rank[1]}"
     print(
-        f"{out.name}: {state.done} of {state.total} images, {state.made} of them made in "
+        f"{out.name}: {state.done} of {state.total} images{part}, {state.made} of them made in "
         f"{spent:.1f} s",
         file=sys.stderr,
     )
@@ -215,15 +218,43 @@ def _carry_out(
         raise typer.Exit(1)
 
 
-def _number(name: str, usual: int) -> int:
-    """What torchrun says to its processes."""
-    return int(os.environ.get(name, str(usual)))
+def _way(
+    model: Model, out: Place, asked: tuple[str, str], device: str, batch_size: int
+) -> tuple[str, str]:
+    """The precision and the backend; auto is what the set has that is there, else the fastest."""
+    from ddim.bulk import MANIFEST, Job
+
+    if "auto" in asked and MANIFEST in out.names():
+        way = Job.of(out).way
+    else:
+        on_device = copy.deepcopy(model.net).to(device) if device != "cpu" else model.net
+        fast = replace(model, net=on_device).optimize(*asked, batch_size)
+        net: Any = fast.net
+        precision, backend = str(net.way).split()
+        way = precision, backend
+    if "auto" in asked:
+        print(f"network: {' '.join(way)}", file=sys.stderr)
+    return way
+
+
+def _rank() -> tuple[int, int]:
+    """Which process of how many torchrun, or whoever sets its names, says that this is."""
+    said = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+    if said == [None, None]:
+        return 0, 1
+    numbers = [int(each) if each and each.isdecimal() else -1 for each in said]
+    if not 0 <= numbers[0] < numbers[1]:
+        raise ValueError(
+            f"RANK={said[0]} and WORLD_SIZE={said[1]} in the environment; set both, RANK from 0 "
+            "to WORLD_SIZE − 1, as torchrun does, or neither"
+        )
+    return numbers[0], numbers[1]
 
 
 def spread(folder: Path, sweep: Sweep, address: str | None) -> Spread:
     """What samples and measures the settings of an evaluation on Ray."""
     from ddim import engines
-    from ddim.bulk import Job
+    from ddim.bulk import Job, configured
     from ddim.identity import fingerprint
     from ddim.spreading import Spread
 
@@ -243,6 +274,7 @@ def spread(folder: Path, sweep: Sweep, address: str | None) -> Spread:
         next(net.parameters()).device.type,
         subject.batch_size,
         shard_size=2 * subject.batch_size,
+        config=configured(subject.model),
     )
     spaces = [reference.space for reference in sweep.references]
 
@@ -253,17 +285,24 @@ def spread(folder: Path, sweep: Sweep, address: str | None) -> Spread:
 
 
 @contextmanager
-def _stopped() -> Iterator[None]:
-    """SIGTERM as Ctrl-C."""
+def _stopped(place: str) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end with status 75, once all is in order; further ones wait."""
 
     def stop(number: int, frame: Any) -> None:
+        for each in both:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    both = signal.SIGINT, signal.SIGTERM
+    before = {each: signal.signal(each, stop) for each in both}
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"ddim: stopped; the same command goes on in {place}", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # nothing is left to do, and a further signal changes no status
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _setting(
@@ -316,6 +355,6 @@ def _labels(text: str | None, model: Model, num: int, guidance: float) -> tuple[
             raise ValueError(f"{text} holds {found.dtype} {found.shape}; give {num} whole numbers")
         labels = tuple(int(label) for label in found)
     else:
-        labels = tuple(integers(text))
+        labels = tuple(label for part in text.split(",") for label in integers(part))
     model.denoiser(sorted(set(labels)), guidance=guidance)  # which refuses what it has not
     return labels

@@ -235,9 +235,16 @@ def _as_in(place: str, folder: Path, model: Model, seeds: str | None, output: Pa
     chosen = integers(seeds or f"{job.seed}-{min(job.seed + 15, last)}")
     if not all(job.seed <= seed <= last for seed in chosen):
         raise ValueError(f"{place} has the seeds {job.seed} to {last}; choose --seeds of these")
-    begin, worker = time.perf_counter(), bulk.Worker(replace(job, model=str(folder)))
+    where = str(next(model.net.parameters()).device)
+    if where.partition(":")[0] != job.device:
+        raise ValueError(f"{place} was made on {job.device}; choose it by --device")
+    begin, size = time.perf_counter(), job.batch_size
+    worker = bulk.Worker(replace(job, model=str(folder)), device=where)
+    whole: dict[int, torch.Tensor] = {}
+    for i in sorted({(seed - job.seed) // size * size for seed in chosen}):
+        whole[i] = worker.samples(i, min(i + size, job.num))
     places = [seed - job.seed for seed in chosen]
-    samples = torch.cat([worker.samples(i, i + 1) for i in places])
+    samples = torch.stack([whole[i // size * size][i % size] for i in places])
     _put(model, to_float(samples) if job.images else samples, chosen, output)
     _report(model, output, len(chosen), job.setting.calls(model), begin)
 
