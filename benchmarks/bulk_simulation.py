@@ -35,13 +35,14 @@ from torch import Tensor
 import ddim
 from ddim.bulk import Job, Worker
 from ddim.cells import Setting
-from ddim.dispatch import Report, Rest
+from ddim.dispatch import Report, Rest, StoppedError
 from ddim.generation import generate, strangers, verify
 from ddim.packing import FORMATS, Part, digest
 from ddim.places import Place, place
 from speed_rivals import table
 
 LOST, LATE, SLOW = 0.2, 0.5, 0.01  # of failures; of the lost; of tries
+RUNS = 20  # at most
 PERFORMANCE = Path(__file__).parents[1] / "docs/performance.md"
 BATCH, STEPS = 256, 50
 COUNTS = (10**6, 10**9)
@@ -167,7 +168,7 @@ def simulated(chosen: argparse.Namespace) -> bool:
         f"{job.num:,} images in {job.shards:,} shards by {chosen.workers:,} workers, "
         f"{chosen.broken} of them without a model; {100 * chosen.failures:g} % of the tries fail"
     )
-    crews, failed = list[Played](), True
+    crews, left = list[Played](), True
 
     def hire(shards: int) -> Played:
         size = min(chosen.workers, shards)
@@ -175,14 +176,16 @@ def simulated(chosen: argparse.Namespace) -> bool:
         crews.append(Played(Numbers(job, out), size, rng, chosen.failures, broken))
         return crews[-1]
 
-    while failed:
-        state = generate(job, out, hire)
-        failed = bool(state.failed)
+    while left and len(crews) < RUNS:
+        try:
+            failed = len(generate(job, out, hire).failed)
+            said, left = f"failed three times: {failed:,}", failed > 0
+        except StoppedError as error:
+            said = f"stopped: {error}"
         crew = crews[-1]
         print(
             f"run {len(crews)}: {crew.tries:,} tries, {crew.failed:,} failed, {crew.lost:,} of "
-            f"them with their worker; failed three times: {len(state.failed):,}; "
-            f"{crew.seconds / 3600:.2f} virtual hours"
+            f"them with their worker; {said}; {crew.seconds / 3600:.2f} virtual hours"
         )
     checks = compared(job, whole, out)
     for what, holds in checks.items():
@@ -193,10 +196,13 @@ def simulated(chosen: argparse.Namespace) -> bool:
 
 def compared(job: Job, whole: Place, out: Place) -> dict[str, bool]:
     """What should be true of the set that failures went through."""
-    names, read = out.names(), np.concatenate([*map(partial(numbers, job, out), range(job.shards))])
-    return {
-        "verify finds nothing": not verify(job, out),
-        "no other file is there": not strangers(job, names) and names == whole.names(),
+    names = out.names()
+    found = {"no file is missing, and no other is there": names == whole.names()}
+    if not all(found.values()):
+        return found
+    read = np.concatenate([numbers(job, out, shard) for shard in range(job.shards)])
+    return found | {
+        "verify finds nothing": not verify(job, out) and not strangers(job, names),
         "the manifest is that of the job": Job.of(out) == job,
         "all bytes are those of the run without failures": all(
             out.read(name) == whole.read(name) for name in names

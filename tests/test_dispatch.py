@@ -125,7 +125,7 @@ def test_one_worker_takes_all_in_turn_and_then_what_failed_in_the_same_order(fat
 def test_failures_without_a_success_stop_after_thirty_or_three_for_each_worker(size, most, fate):
     crew = Flaky([[fate] * 20] * 100, sizes=(size,))
     with pytest.raises(
-        StoppedError, match=f"^{most} tries in a row failed, the last: {fate['error']}"
+        StoppedError, match=f"^{most} tasks in a row failed, the last: {fate['error']}"
     ):
         list(dispatch(crew, range(100)))
     assert most <= len(crew.given) <= most + size

@@ -56,24 +56,29 @@ def dispatch(crew: Crew, tasks: Iterable[int]) -> Iterator[Report]:
     """One report for each task: that it is done, or how the last of three tries failed.
 
     A try that was lost with its worker counts a little: 20 of them are three. Raises StoppedError
-    at a fatal failure, and after 30 failures, or three for each worker, without a success.
+    at a fatal failure, and where 30 tasks in a row, or three for each worker, failed at first or
+    lost their workers, and none that was begun before them is under way.
     """
-    waiting, flying, tries = deque(tasks), set[int](), dict[int, float]()
-    most, since = crew.size, 0
+    waiting, flying, tries = deque(tasks), dict[int, int](), dict[int, float]()
+    most, row, ended, began = crew.size, 0, 0, 0
     while waiting or flying:
         most = max(most, crew.size)
         while waiting and len(flying) < crew.size:
             task = waiting.popleft()
-            flying.add(task)
+            flying[task] = ended
             crew.submit(task)
         for report in crew.wait():
-            flying.discard(report.task)
+            del flying[report.task]
+            ended += 1
             if report.fatal:
                 raise StoppedError(report.error)
-            since = 0 if report.error is None else since + 1
-            if report.error is not None:
-                if since >= max(HOPELESS, TRIES * most):
-                    raise StoppedError(f"{since} tries in a row failed, the last: {report.error}")
+            if report.error is None:
+                row, began = 0, ended
+            else:
+                row += report.lost or report.task not in tries
+                hopeless = row >= max(HOPELESS, TRIES * most)
+                if hopeless and all(since >= began for since in flying.values()):
+                    raise StoppedError(f"{row} tasks in a row failed, the last: {report.error}")
                 counted = TRIES / LOSSES if report.lost else 1.0
                 tries[report.task] = tries.get(report.task, 0.0) + counted
                 if tries[report.task] < TRIES - 1e-9:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -273,13 +274,19 @@ class OnRay:
 
 
 def _begun(ray: Any, where: str | None) -> None:
-    """Join a cluster, or begin one."""
+    """Join a cluster, or begin one of this machine."""
+    host, _, port = (where or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:  # Ray itself would go on trying for many minutes
+            socket.create_connection((host, int(port)), 5).close()
+        except OSError as error:
+            raise ValueError(f"no Ray cluster at {where} ({said(error)})") from error
     heard = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if not where:
         options["include_dashboard"] = False
     try:
-        ray.init(address=where or None, **options)
+        ray.init(address=where or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at {where or 'this machine'} ({said(error)})") from error
     if threading.current_thread() is threading.main_thread():

@@ -168,11 +168,18 @@ def _begin(job: Job, out: Place, *, alone: bool) -> None:
 def _follow(job: Job, out: Place) -> None:
     """Wait for the manifest of the first rank."""
     until = time.monotonic() + _WAIT
-    while MANIFEST not in out.names():
+    while not _has_manifest(out):
         if time.monotonic() > until:
             raise ValueError(f"{out.name} got no manifest from rank 0 in {_WAIT:.0f} s; see there")
         time.sleep(0.2)
     agree(Job.of(out), job, out.name)
+
+
+def _has_manifest(out: Place) -> bool:
+    try:
+        return bool(out.read(MANIFEST))
+    except FileNotFoundError:
+        return False
 
 
 def agree(there: Job, asked: Job, where: str) -> None:

@@ -117,8 +117,11 @@ class Remote:
         """See `Place`."""
         for name, content in files.items():
             path = f"{self._root}/{name}"
-            self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._system.pipe_file(path, content)
+            try:
+                self._system.pipe_file(path, content)
+            except FileNotFoundError:  # of a system with folders
+                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._system.pipe_file(path, content)
 
     def names(self) -> set[str]:
         """See `Place`."""

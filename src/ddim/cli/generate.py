@@ -83,8 +83,8 @@ def generate(
     """Make many images, in files that training and evaluation tools read.
 
     Image i is that of ddim sample --seeds SEED+i. Killed or stopped (status 75), the same command
-    goes on, and ends with the same bytes, whatever the workers. torchrun -m ddim generate … shares
-    the work between its ranks.
+    goes on, and ends with the same bytes, whatever the workers. The ranks of
+    torchrun -m ddim generate … -n N share the work.
     """
     import ddim
     from ddim.bulk import Job, configured
