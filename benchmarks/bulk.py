@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,9 +64,9 @@ def _asked() -> argparse.Namespace:
     options.add_argument("sections", nargs="*", metavar="SECTION")
     options.add_argument("--models", default="../shared/models", help="the folder of mnist-unet")
     options.add_argument("--formats", type=lambda text: text.split(","), default=["npz", "png"])
-    options.add_argument("--rounds", type=int, default=3, help="of workers and time")
+    options.add_argument("--rounds", type=int, default=5, help="of workers and time")
     options.add_argument("--steps", type=int, default=10, help="of workers and time")
-    options.add_argument("--num", type=int, default=1024, help="images of workers, each round")
+    options.add_argument("--num", type=int, default=512, help="images of workers, each round")
     options.add_argument("--shard-size", type=int, default=32, help="of workers")
     asked = options.parse_args()
     if wrong := [name for name in asked.sections if name not in SECTIONS]:
@@ -92,17 +92,17 @@ def memory(asked: argparse.Namespace) -> Found:
 def _peaks(folder: str, kind: str, count: int) -> tuple[float, float]:
     """The greatest sum of PSS that was seen, and the sum of what each process held at the most."""
     told(f"memory: {count:,} images, {kind}")
-    process = _generating(f"{folder}/model", f"{folder}/{kind}-{count}", count, 2, "--format", kind)
-    most, peak = Counter[int](), 0.0
-    while process.poll() is None:
-        now = 0.0
-        for pid in (process.pid, *(each.pid for each in working(process.pid))):
-            with suppress(OSError):
-                now += _kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:")
-                most[pid] = max(most[pid], _kilobytes(f"/proc/{pid}/status", "VmHWM:"))
-        peak = max(peak, now)
-        time.sleep(0.05)
-    _check(process)
+    out, most, peak = f"{folder}/{kind}-{count}", Counter[int](), 0.0
+    options = ["--format", kind, "--steps", "5"]
+    with _generating(f"{folder}/model", out, count, 2, *options) as process:
+        while process.poll() is None:
+            now = 0.0
+            for pid in (process.pid, *(each.pid for each in working(process.pid))):
+                with suppress(OSError):
+                    now += _kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:")
+                    most[pid] = max(most[pid], _kilobytes(f"/proc/{pid}/status", "VmHWM:"))
+            peak = max(peak, now)
+            time.sleep(0.05)
     return peak * 1024 / 1e6, most.total() * 1024 / 1e6
 
 
@@ -125,7 +125,8 @@ def workers(asked: argparse.Namespace) -> Found:
                 options = ["--threads", threads, "--shard-size", asked.shard_size]
                 options += ["--steps", asked.steps]
                 model = f"{asked.models}/mnist-unet"
-                _check(_generating(model, out, asked.num, count, *map(str, options)))
+                with _generating(model, out, asked.num, count, *map(str, options)):
+                    pass
                 rates[name].append(_rate(Path(out), asked.shard_size))
     two, one = rates.values()
     ratio = median(a / b for a, b in zip(two, one, strict=True))
@@ -144,20 +145,21 @@ def _rate(out: Path, shard_size: int) -> float:
     return shard_size * float(np.polyfit(np.array(times) - times[0], range(len(times)), 1)[0])
 
 
+@contextmanager
 def _generating(
     model: str, out: str, count: int, workers: int, *options: str
-) -> subprocess.Popen[bytes]:
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of ddim generate, to its end."""
     words = [sys.executable, "-m", "ddim", "generate", model, "--out", out, "--num", str(count)]
-    words += ["--workers", str(workers), *([] if "--steps" in options else ["--steps", "5"])]
+    words += ["--workers", str(workers), *options]
     given = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    return subprocess.Popen(
-        [*words, *options], stderr=subprocess.DEVNULL, env=given, start_new_session=True
-    )
-
-
-def _check(process: subprocess.Popen[bytes]) -> None:
-    if process.wait():
-        sys.exit(f"ddim generate failed with status {process.returncode}")
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=given, start_new_session=True)
+    try:
+        yield process
+        if process.wait():
+            sys.exit(f"ddim generate failed with status {process.returncode}")
+    finally:
+        process.kill()  # its workers die with it
 
 
 def own_time(asked: argparse.Namespace) -> Found:
