@@ -64,6 +64,27 @@ def describe(solver: Solver) -> str:
     return ":".join(filter(None, [name, ",".join(options)]))
 
 
+def integers(text: str, most: int = 1_000_000) -> list[int]:
+    """The numbers of a list such as 0-15,20.
+
+    Raises ValueError for another text, one that names a number twice, or more than `most`.
+    """
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ValueError(
+                f"{text!r} is not a list of seeds; write numbers and ranges such as 0-15,20"
+            )
+        if len(chosen) + int(last) - int(first) >= most:
+            raise ValueError(f"{text!r} holds more than {most:,} seeds; ask for fewer at a time")
+        chosen.extend(range(int(first), int(last) + 1))
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{text!r} names a seed twice; name each once")
+    return chosen
+
+
 def _listed(allowed: list[str]) -> str:
     return " or ".join(allowed) or "no options at all"
 

@@ -1,0 +1,65 @@
+"""What stands between a page's events and the work: one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+P = ParamSpec("P")
+V = TypeVar("V")
+NETWORK: dict[str, Any] = {
+    "concurrency_id": "network",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+"""Of events that call the network: one at a time, the others wait."""
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Of events that are answered at once."""
+_TOLD = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
+
+
+def told(function: Callable[P, V]) -> Callable[P, V]:
+    """The function, whose errors are a message in the page."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> V:
+        try:
+            return function(*args, **kwargs)
+        except _TOLD as error:
+            raise sentence(error) from error
+
+    return call
+
+
+def told_each(function: Callable[P, Iterator[V]]) -> Callable[P, Iterator[V]]:
+    """As `told`, for what answers several times."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Iterator[V]:
+        try:
+            yield from function(*args, **kwargs)
+        except _TOLD as error:
+            raise sentence(error) from error
+
+    return call
+
+
+def sentence(error: BaseException) -> gr.Error:
+    """What went wrong, as text of the page."""
+    if isinstance(error, gr.Error):
+        return error
+    words = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "can't allocate memory" in words:
+        words = "it does not fit in memory; choose fewer seeds"
+    short = words[:400] + ("…" if len(words) > 400 else "")
+    return gr.Error(html.escape(short or type(error).__name__), print_exception=False)
+
+
+def one_of(names: list[str], now: Any = None) -> Any:
+    """A dropdown's new choices; the value stays where it is still one of them."""
+    first = names[0] if names else None
+    return gr.Dropdown(choices=names, value=now if now in names else first)

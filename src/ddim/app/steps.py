@@ -1,0 +1,132 @@
+"""The tab that compares: the same seeds in many steps and in few."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from ddim.app.asked import TUNED, asked, number
+from ddim.app.handlers import NETWORK, QUICK, one_of, told, told_each
+from ddim.app.home import Home
+from ddim.app.sampling import labelled, labels_of, solver_field
+from ddim.data import to_pixels
+from ddim.noise import Seeded
+from ddim.pictures import grid
+from ddim.sampling import sample
+from ddim.teacher import FINEST, SOLVER, Teacher
+
+COUNTS = (5, 10, 20, 50, 1000)
+_MOST = 16
+Table = dict[tuple[str, int], Tensor | str]
+"""A solver and calls to the images, or to why there are none."""
+
+
+def steps_tab(home: Home) -> None:
+    """Draw it, and bind its events."""
+    with gr.Row():
+        model = gr.Dropdown(home.models(), label="Model", elem_id="steps-model", min_width=200)
+        seeds = gr.Textbox("0-3", label=f"Seeds, at most {_MOST}", elem_id="steps-seeds")
+        other = solver_field("Against DDIM", "unipc", "against")
+        label = gr.Dropdown(["none"], value="none", label="Label", min_width=90)
+        guidance = gr.Slider(1, 10, 1, label="Guidance: 1 is none", min_width=160)
+    with gr.Row():
+        go = gr.Button("Compare", variant="primary", elem_id="compare")
+        stop = gr.Button("Stop")
+    table = gr.HTML("", elem_id="steps-table")
+    gr.Markdown(
+        "Under each: the root mean square distance from the fine solution of the same seeds, in "
+        f"grey levels of 255. The fine solution is iPNDM's of order 4 in {FINEST} steps, or as "
+        "many as the schedule has."
+    )
+
+    @told_each
+    def compare(
+        name: Any, seeds: Any, other: Any, label: Any, guidance: Any
+    ) -> Iterator[tuple[str]]:
+        given = {"seeds": seeds, "label": labelled(label), "guidance": guidance}
+        for done, fine in compared(home, name, other, given):
+            yield (drawn(done, fine),)
+
+    inputs = [model, seeds, other, label, guidance]
+    running = go.click(compare, inputs, [table], show_progress="minimal", **NETWORK)
+    stop.click(None, cancels=[running])
+    model.focus(lambda now: one_of(home.models(), now), model, model, **QUICK)
+    model.change(told(lambda name: labels_of(home, name)), model, label, **QUICK)
+
+
+def compared(
+    home: Home, name: Any, other: Any, given: dict[str, Any]
+) -> Iterator[tuple[Table, Tensor | None]]:
+    """The table as it grows, few calls first, and the fine solution once it is there."""
+    first = asked(home, name, {**given, "steps": 1})
+    number("the count of seeds", len(first.seeds), 1, _MOST)
+    opened = home.model(name)
+    model = opened.optimize("fp32", "eager", len(first.seeds))
+    denoiser, noise = first.denoiser(model), Seeded(list(first.seeds))
+    start = noise.start(model.shape, next(model.net.parameters()).device)
+    rows = list(dict.fromkeys(("ddim", str(other or "unipc"), TUNED)))
+    counts = sorted({min(count, model.schedule.T) for count in COUNTS})
+    done: Table = {}
+    fine: Tensor | None = None
+    for calls in counts:
+        if calls == counts[-1]:
+            plan = Teacher(model, lambda _: denoiser, min(FINEST, model.schedule.T)).plan
+            with torch.no_grad():
+                fine = sample(denoiser, start, plan, SOLVER).cpu()
+            yield done, fine
+        for row in rows:
+            try:
+                wanted = asked(home, name, {**given, "steps": calls, "solver": row})
+                plan, solver = wanted.made(home, model)
+            except ValueError as error:
+                if row != TUNED:
+                    raise
+                done[row, calls] = str(error)
+                continue
+            with torch.no_grad():
+                done[row, calls] = sample(denoiser, start, plan, solver, noise).cpu()
+            yield done, fine
+
+
+def distance(images: Tensor, fine: Tensor) -> float:
+    """Root mean square of the differences of their pixels, in grey levels of 255."""
+    return float((to_pixels(images).float() - to_pixels(fine).float()).square().mean().sqrt())
+
+
+def drawn(done: Table, fine: Tensor | None) -> str:
+    """The table as HTML: a row for each solver, a column for each number of steps."""
+    counts = sorted({calls for _, calls in done}, reverse=True)
+    rows = list(dict.fromkeys(name for name, _ in done))
+    head = "".join(f"<th>{count} steps</th>" for count in counts)
+    if fine is not None:
+        head = f"<th>fine solution</th>{head}"
+    body = ""
+    for place, name in enumerate(rows):
+        cells = "".join(_cell(done.get((name, count)), fine) for count in counts)
+        if fine is not None:
+            cells = (_cell(fine, None) if place == 0 else "<td></td>") + cells
+        body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
+    return f'<div class="steps"><table><tr><th></th>{head}</tr>{body}</table></div>'
+
+
+def _cell(images: Tensor | str | None, fine: Tensor | None) -> str:
+    if images is None:
+        return "<td></td>"
+    if isinstance(images, str):
+        return f'<td class="none" title="{html.escape(images)}">none fitted</td>'
+    told = "" if fine is None else f"{distance(images, fine):.1f}"
+    return f'<td><img class="pixels" alt="images" src="{_inline(grid(images, 2))}"><br>{told}</td>'
+
+
+def _inline(picture: Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
