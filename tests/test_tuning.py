@@ -347,7 +347,7 @@ def test_labels_and_guidance_have_recipes_of_their_own(run, tmp_path, coarse):
     ddim.save(model, folder)
     status, out, err = run(
         *("tune", folder, "--calls", "3", "--guidance", "2"),
-        *("--seeds", "3", "--held-out", "4", "--batch-size", "2"),
+        *("--num", "3", "--held-out", "4", "--batch-size", "2"),
     )
     assert status == 0, err
     assert "calls-3-w2.0.json" in out
@@ -477,7 +477,7 @@ def test_an_interrupted_tune_goes_on(run, tmp_path, coarse):
     folder = tmp_path / "m"
     model = replace(tiny_model(), schedule=linear(20))
     ddim.save(model, folder)
-    words = ("tune", folder, "--seeds", "2", "--held-out", "4", "--calls")
+    words = ("tune", folder, "--num", "2", "--held-out", "4", "--calls")
     assert run(*words, "2")[0] == 0
     status, out, err = run(*words, "2,3")
     assert status == 0, err
@@ -495,7 +495,7 @@ def test_an_interrupted_tune_goes_on(run, tmp_path, coarse):
     assert run(*words, "3,2")[0] == 0
     assert pictures[0].read_bytes() == whole
     before = (folder / "recipes" / "calls-2.json").read_bytes()
-    status, _, err = run("tune", folder, "--seeds", "3", "--held-out", "4", "--calls", "4,2")
+    status, _, err = run("tune", folder, "--num", "3", "--held-out", "4", "--calls", "4,2")
     assert status == 2
     assert "calls-2.json was fitted with other options" in err
     assert (folder / "recipes" / "calls-2.json").read_bytes() == before
@@ -510,9 +510,13 @@ def test_an_interrupted_tune_goes_on(run, tmp_path, coarse):
 def test_tune_and_sample_by_the_recipe(run, tmp_path, coarse):
     model = tmp_path / "model"
     ddim.save(replace(tiny_model(), schedule=linear(20)), model)
-    status, out, err = run("tune", model, "--calls", "3", "--seeds", "3", "--held-out", "4")
+    status, out, err = run("tune", model, "--calls", "3", "--num", "3", "--held-out", "4")
     assert status == 0, err
     assert "calls-3.json" in out
+    again = run("tune", model, "--calls", "3", "--num", "3", "--held-out", "4", "--json")
+    (told,) = json.loads(again[1])["recipes"]
+    assert (again[0], told["calls"], told["kept"]) == (0, 3, True)
+    assert "(as it was)" in again[2]
     images = ("--seeds", "0-1", "-o", tmp_path / "a.npz")
     for how in (("--calls", "3"), ("--steps", "3")):
         status, _, err = run("sample", model, *how, *images)

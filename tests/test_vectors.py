@@ -104,7 +104,7 @@ def test_what_is_for_any_model_works(run, model, tmp_path):
     text = (tmp_path / "m/README.md").read_text()
     assert "-o samples.npz" in text
     assert "image" not in text
-    status, _, err = run("tune", "m", "--calls", 3, "--seeds", 3, "--held-out", 4)
+    status, _, err = run("tune", "m", "--calls", 3, "--num", 3, "--held-out", 4)
     assert status == 0, err
     status, _, err = run("sample", "m", "--calls", 3, "-o", "x.npz")
     assert status == 0

@@ -96,6 +96,12 @@ class Local:
             os.close(descriptor)
 
 
+class UnreachableError(OSError):
+    """A place that does not answer, or that does not let us in."""
+
+    status = 1
+
+
 class Remote:
     """A folder that fsspec knows, such as s3://bucket/folder; one write is one file, whole."""
 
@@ -103,32 +109,35 @@ class Remote:
         core = needed("fsspec.core", "scale", f"--out {url}")
         self.name = url
         try:
-            self._system, root = core.url_to_fs(url)
+            with self._reached():
+                self._system, root = core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ValueError(f"{url} cannot be opened ({error}); choose another --out") from error
         self._root = root.rstrip("/")
 
     def read(self, name: str) -> bytes:
         """See `Place`."""
-        content: bytes = self._system.cat_file(f"{self._root}/{name}")
+        with self._reached():
+            content: bytes = self._system.cat_file(f"{self._root}/{name}")
         return content
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """See `Place`."""
         for name, content in files.items():
             path = f"{self._root}/{name}"
-            try:
-                self._system.pipe_file(path, content)
-            except FileNotFoundError:  # of a system with folders
-                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._system.pipe_file(path, content)
+            with self._reached():
+                try:
+                    self._system.pipe_file(path, content)
+                except FileNotFoundError:  # of a system with folders
+                    self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                    self._system.pipe_file(path, content)
 
     def names(self) -> set[str]:
         """See `Place`."""
-        self._system.invalidate_cache()
-        if not self._system.exists(self._root):
-            return set()
-        return {path.removeprefix(f"{self._root}/") for path in self._system.find(self._root)}
+        with self._reached():
+            self._system.invalidate_cache()
+            found = self._system.find(self._root) if self._system.exists(self._root) else ()
+        return {path.removeprefix(f"{self._root}/") for path in found}
 
     def sweep(self, names: Container[str], age: float = 0.0) -> None:
         """See `Place`; there is nothing half written."""
@@ -137,6 +146,20 @@ class Remote:
     def locked(self, *, shared: bool = False) -> Iterator[None]:
         """See `Place`; there is no lock."""
         yield
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Let the errors of a system's library, such as botocore's, be ones that users can read."""
+        try:
+            yield
+        except (OSError, ImportError, ValueError):
+            raise
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".: ")
+            raise UnreachableError(
+                f"{self.name} cannot be reached ({why}); check the address, the credentials and "
+                "the network"
+            ) from error
 
 
 def place(path: str | Path) -> Place:

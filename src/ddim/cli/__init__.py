@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tomllib
@@ -14,9 +15,12 @@ import typer
 import ddim
 from ddim.cli import (
     bench,
+    browse,
+    compare,
     demo,
     doctor,
     edit,
+    ending,
     evaluate,
     exchange,
     generate,
@@ -27,12 +31,14 @@ from ddim.cli import (
     sample,
     train,
     tune,
+    verify,
 )
 from ddim.cli.tour import Tour
 
 _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
     "Begin": [
         ("demo", demo.demo, "ddim demo"),
+        ("app", browse.app, "ddim app runs"),
         ("doctor", doctor.doctor, "ddim doctor --json"),
     ],
     "A model of your images": [
@@ -43,7 +49,7 @@ _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
     "Images of a model": [
         ("sample", sample.sample, "ddim sample runs/mine --steps 20 --seeds 0-15 -o grid.png"),
         ("generate", generate.generate, "ddim generate runs/mine --num 50000 --out big"),
-        ("verify", generate.verify, "ddim verify big --repair"),
+        ("verify", verify.verify, "ddim verify big --repair"),
         ("edit", edit.edit, "ddim edit runs/mine photo.png --mask mask.png"),
         ("interpolate", interpolate.interpolate, "ddim interpolate runs/mine --seeds 3,7"),
     ],
@@ -54,15 +60,15 @@ _COMMANDS: Mapping[str, Sequence[tuple[str, Callable[..., None], str]]] = {
     ],
     "How good, how fast": [
         ("evaluate", evaluate.evaluate, "ddim evaluate runs/mine photos/ --calls 5,10,20"),
-        ("compare", evaluate.compare, "ddim compare report/ other/"),
-        ("statistics", evaluate.statistics, "ddim statistics photos/ --features pixels"),
+        ("compare", compare.compare, "ddim compare report/ other/"),
+        ("statistics", compare.statistics, "ddim statistics photos/ --features pixels"),
         ("bench", bench.bench, "ddim bench runs/mine --batch-sizes 1,16"),
         ("plan", look.plan, "ddim plan --steps 10 --spacing log_snr"),
     ],
     "Other people's models, and yours for them": [
         ("import", exchange.bring, "ddim import hf:google/ddpm-cifar10-32 --out runs/cifar"),
         ("export", exchange.export, "ddim export runs/mine -o network.onnx"),
-        ("push", exchange.push, "ddim push runs/mine me/mine --dry-run"),
+        ("push", exchange.push, "ddim push runs/mine me/mine --private"),
     ],
 }
 
@@ -70,9 +76,9 @@ app = typer.Typer(
     name="ddim",
     cls=Tour,
     help="Few-step diffusion sampling: train, tune, sample, invert, edit, evaluate.",
-    epilog="Exit status: 0 done, 1 a failure, 2 wrong input, 75 stopped and to be gone on with, "
-    "130 broken off. DDIM_TRACEBACK=1 shows where an error arose.",
-    no_args_is_help=True,
+    epilog="Exit status: 0 done, 1 a failure, 2 wrong input, 75 stopped and to be gone on with by "
+    "the same command, 130 broken off. DDIM_TRACEBACK=1 shows where an error arose, NO_COLOR=1 "
+    "leaves colours out. ddim COMMAND --help has the options of each.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -122,22 +128,21 @@ def _options(
 
 
 def main() -> None:
-    """Run the command. Bad input is one sentence on stderr and exit status 2, divergence 1."""
+    """Run the command, and end with its status. What goes wrong is one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack a letter of ours
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (MemoryError, RuntimeError) as error:
-        if os.environ.get("DDIM_TRACEBACK") or not _memory(error):
+        status = app(sys.argv[1:] or ["--help"], "ddim", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        ending.hushed()
+        status = 1
+    except Exception as error:
+        found = ending.sentence(error)
+        if found is None or os.environ.get("DDIM_TRACEBACK"):
             raise
-        print("ddim: it does not fit in memory; lower the batch size", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        if os.environ.get("DDIM_TRACEBACK"):
-            raise
-        print(f"ddim: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "status", 1 if isinstance(error, FloatingPointError) else 2))
-
-
-def _memory(error: Exception) -> bool:
-    """Whether an error says that memory has run out: numpy's, a GPU's, or the CPU's."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+        text, status = found
+        ending.say(text)
+    sys.exit(status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from ddim.cli.console import device as find_device, progress
 from ddim.cli.options import Device, Folder, Json
+from ddim.cli.telling import document
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -58,7 +58,7 @@ def bench(
 
         rows = speed.rows(opened, ways, sizes, told)
     best = speed.suggested(rows)
-    document = {
+    measured = {
         **speed.about(),
         "model": str(model),
         "gflop": speed.flops(opened) / 1e9,
@@ -66,9 +66,9 @@ def bench(
         "suggested": dataclasses.asdict(best),
     }
     if as_json:
-        print(json.dumps(document, indent=2))
+        document(measured)
         return
-    caption = f"{model}: {document['gflop']:.3g} GFLOP a call and sample"
+    caption = f"{model}: {measured['gflop']:.3g} GFLOP a call and sample"
     print(Table("speed", caption, _HEAD, [_cells(row) for row in rows]).text)
     print(
         f"suggested: --precision {best.precision} --backend {best.backend} "

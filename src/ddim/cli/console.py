@@ -173,6 +173,26 @@ def only_one(**given: object) -> None:
         raise ValueError(f"{' and '.join(names)} exclude each other; give one of them")
 
 
+def with_eta(solver: str | None, eta: float | None) -> str | None:
+    """The text of the solver with --eta for its eta; of DDIM, where none is named."""
+    if eta is None:
+        return solver
+    from inspect import signature
+
+    from ddim.solvers import SOLVERS
+
+    name, _, options = (solver or "ddim").partition(":")
+    takes = [each for each, kind in SOLVERS.items() if "eta" in signature(kind).parameters]
+    if name in SOLVERS and name not in takes:
+        raise ValueError(
+            f"--eta {eta:g}: the solver {name} has no eta; leave --eta out, or choose "
+            f"--solver {' or '.join(takes)}"
+        )
+    if any(option.strip().startswith("eta=") for option in options.split(",")):
+        raise ValueError(f"--eta {eta:g} and --solver {solver} both give eta; leave one out")
+    return f"{name}:{','.join(filter(None, (options, f'eta={eta!r}')))}"
+
+
 def laid(schedule: Schedule, steps: int | None, spacing: str | None, times: str | None) -> Plan:
     """The plan of --steps (20 where nothing is given) and --spacing, or of --times."""
     from ddim import plan

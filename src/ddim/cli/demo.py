@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ddim.cli.console import progress, writable
+from ddim.cli.options import Json
+from ddim.cli.telling import document
 
 if TYPE_CHECKING:
     from ddim.demo import Results
@@ -18,10 +20,13 @@ def demo(
     out: Annotated[
         Path, typer.Option("-o", "--out", "--output", help="The folder to make.")
     ] = Path("runs/demo"),
-    num: Annotated[int, typer.Option(min=2, max=100_000, help="Images per setting.")] = 256,
+    num: Annotated[
+        int, typer.Option("-n", "--num", min=2, max=100_000, help="Images per setting.")
+    ] = 256,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Train even if the folder holds the demo's model.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train on 1,797 handwritten digits, then sample the same seeds in 1000 steps and in fewer.
 
@@ -45,6 +50,9 @@ def demo(
         bar.update(tasks["training"], completed=work.TRAINING.steps)
         results = work.measured(model, num, tick)
     work.written(out, results)
+    if as_json:
+        document({"out": out, **results.document()})
+        return
     show(results)
     print(
         f"{out}: a model, samples.png, quality.png, results.json. Next: ddim sample {out}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.cli.options import Json
+from ddim.cli.telling import document
 
 EXTRAS = {
     "eval": ("matplotlib", "onnxruntime", "transformers"),
@@ -22,7 +22,9 @@ EXTRAS = {
     "hf": ("datasets",),
     "diffusers": ("diffusers",),
     "log": ("tensorboard",),
-    "ui": ("gradio",),
+    "ui": ("gradio", "matplotlib"),
+    "viz": ("matplotlib",),
+    "docs": ("sphinx", "furo", "myst-parser"),
 }
 """The libraries of each extra."""
 _ALWAYS = ("torch", "numpy", "pillow", "safetensors", "accelerate", "huggingface_hub", "typer")
@@ -32,7 +34,7 @@ def doctor(as_json: Json = False) -> None:
     """Print versions, devices, threads, extras, the compiler and the cache folder."""
     found = checked()
     if as_json:
-        print(json.dumps(found))
+        document(found)
         return
     print(f"ddim {found['ddim']}, Python {found['python']}, {found['system']}")
     print("\n".join(f"  {name} {text}" for name, text in found["packages"].items()))

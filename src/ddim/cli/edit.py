@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddim.cli import words
 from ddim.cli.console import (
     device as find_device,
     for_images,
@@ -26,12 +26,14 @@ from ddim.cli.options import (
     Device,
     Folder,
     ImageOutput,
+    Json,
     Label,
     Precision,
     Size,
     Spacing,
     Steps,
 )
+from ddim.cli.telling import told
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,10 @@ def edit(
     ] = None,
     measure: Annotated[
         str | None,
-        typer.Option(help="How IMAGE was measured: downsample:factor=2, or blur:std=1.5."),
+        typer.Option(
+            help="How IMAGE was measured: downsample:factor=2, or blur:std=1.5.",
+            autocompletion=words.of(words.MEASUREMENTS),
+        ),
     ] = None,
     strength: Annotated[
         float | None,
@@ -59,10 +64,15 @@ def edit(
     steps: Steps = None,
     solver: Annotated[
         str | None,
-        typer.Option(help="Usually resample:repeats=5 for a mask, else ddpm. See ddim sample."),
+        typer.Option(
+            help="Usually resample:repeats=5 for a mask, else ddpm. See ddim sample.",
+            autocompletion=words.of(words.SOLVERS),
+        ),
     ] = None,
     spacing: Spacing = None,
-    seeds: Annotated[str, typer.Option(help="One edit per seed, such as 0-6.")] = "0-6",
+    seeds: Annotated[
+        str, typer.Option("--seeds", "--seed", help="One edit per seed, such as 0-6.")
+    ] = "0-6",
     size: Size = None,
     label: Label = None,
     clip: Annotated[
@@ -73,6 +83,7 @@ def edit(
     precision: Precision = None,
     backend: Backend = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Edit an image with a model: paint what --mask shows white anew, undo what --measure did, or
     vary it all from a --strength of noise.
@@ -117,7 +128,8 @@ def edit(
     if output.suffix.lower() == ".png":
         images = torch.cat([*(each.cpu() for each in shown), images])
     put_images(images, chosen, output)
-    print(f"{output}: {len(chosen)} edits by {ddim.describe(method)}", file=sys.stderr)
+    made = {"out": output, "images": len(chosen), "seeds": chosen, "solver": ddim.describe(method)}
+    told(f"{output}: {len(chosen)} edits by {made['solver']}", made, as_json=as_json)
 
 
 def _one(images: torch.Tensor, index: int) -> torch.Tensor:

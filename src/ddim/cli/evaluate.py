@@ -1,8 +1,7 @@
-"""ddim evaluate, statistics and compare: how good samples are, at how many calls."""
+"""ddim evaluate: how good samples are, at how many calls."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
@@ -16,15 +15,15 @@ import typer
 
 from ddim.cli.console import (
     device as find_device,
-    file_output,
     fitting,
     for_images,
     progress,
     run_by,
     writable,
 )
-from ddim.cli.generate import Address, OverRay, spread
-from ddim.cli.options import Backend, Clip, Device, Folder, Json, Precision, Size
+from ddim.cli.options import Backend, BatchSize, Cache, Clip, Device, Folder, Json, Precision, Size
+from ddim.cli.spread import Address, OverRay, spread
+from ddim.cli.telling import document as as_document
 
 if TYPE_CHECKING:
     import torch
@@ -51,12 +50,6 @@ Data = Annotated[
         help="Real images: a folder, an .npz, or the word digits; or an .npz with mu and sigma."
     ),
 ]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="DDIM_CACHE", help="Where what is fitted to the data is kept; ~/.cache/ddim."
-    ),
-]
 
 
 def evaluate(
@@ -81,7 +74,10 @@ def evaluate(
     num: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Images per setting; usually 2000, or half of the data if that is less."
+            "-n",
+            "--num",
+            min=1,
+            help="Images per setting; usually 2000, or half of the data if that is less.",
         ),
     ] = None,
     features: Annotated[
@@ -110,12 +106,17 @@ def evaluate(
         int | None,
         typer.Option(min=0, help="Real images to encode and decode, usually 64; 0 for none."),
     ] = None,
-    first_seed: Annotated[int, typer.Option(min=0, help="The seed of the first image.")] = 0,
+    first_seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", "--first-seed", min=0, help="That of image 0; image i has SEED + i."
+        ),
+    ] = 0,
     guidance: Annotated[
         float, typer.Option(help="Scale of guidance towards each image's label; 1 is none.")
     ] = 1.0,
     clip: Clip = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per network call.")] = 64,
+    batch_size: BatchSize = 64,
     size: Size = None,
     cache: Cache = None,
     precision: Precision = None,
@@ -123,6 +124,7 @@ def evaluate(
     over_ray: OverRay = False,
     ray_address: Address = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Sample at many settings and measure: tables, a report, and how many calls are enough.
 
@@ -132,6 +134,7 @@ def evaluate(
     from ddim.cells import Subject
     from ddim.evaluation import Sweep, evaluate as measure, facts
     from ddim.extras import needed
+    from ddim.files import cache_folder
     from ddim.references import halves
     from ddim.report import write_report
 
@@ -150,8 +153,7 @@ def evaluate(
     if table == 2:
         settings: tuple[Setting, ...] = ()
         spans = tuple(steps for steps in _TABLE_2 if steps <= opened.schedule.T)
-        count = num or (64 if images is None else min(64, len(images)))
-        back = count
+        count = back = num or (64 if images is None else min(64, len(images)))
     else:
         settings = _settings(
             opened, text, budgets, laid, fine, lambda n: ddim.find_recipe(model, n, guidance, clip)
@@ -173,7 +175,7 @@ def evaluate(
     with progress() as bar, ExitStack() as ended:
         if settings:
             first = bar.add_task("real images", total=None)
-            against = _references(features, real, count, opened, _cache(cache))
+            against = _references(features, real, count, opened, cache or cache_folder())
             sweep = replace(sweep, references=against)
             bar.remove_task(first)
         if settings and (over_ray or ray_address):
@@ -189,47 +191,15 @@ def evaluate(
     document["command"] = shlex.join(["ddim", *sys.argv[1:]])
     document["wall_seconds"] = time.monotonic() - begin
     write_report(document, sweep, figure)
-    _tell(document, _SAID[figure], out)
+    _tell(document, _SAID[figure], out, as_json=as_json)
 
 
-def statistics(
-    data: Annotated[str, typer.Argument(help="Images: a folder, an .npz, or the word digits.")],
-    output: Annotated[Path, typer.Option("-o", "--out", "--output", help="The .npz.")] = Path(
-        "statistics.npz"
-    ),
-    features: Annotated[
-        str, typer.Option(help="One feature space, as in ddim evaluate.")
-    ] = "pixels",
-    size: Size = None,
-    cache: Cache = None,
-) -> None:
-    """Write mu and sigma of images in a feature space, as programs that measure FID read them."""
-    import ddim
-    from ddim.features import extractor
-    from ddim.references import statistics_of, write_statistics
-
-    file_output(output, ".npz")
-    images = ddim.read(data, size)
-    found = statistics_of(images, extractor(features, images, _cache(cache)))
-    write_statistics(found, output)
-    print(f"{output}: mu and sigma of {found.count} images in {found.name}", file=sys.stderr)
-
-
-def compare(
-    a: Annotated[Path, typer.Argument(help="A results.json, or the folder of a report.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
-    as_json: Json = False,
-) -> None:
-    """The same settings in two evaluations: B − A, with its interval."""
-    from ddim import comparison
-
-    rows = comparison.compare(comparison.read_results(a), comparison.read_results(b))
-    print(json.dumps(rows) if as_json else comparison.listed(rows).text)
-
-
-def _tell(document: dict[str, Any], names: tuple[str, ...], out: Path) -> None:
+def _tell(document: dict[str, Any], names: tuple[str, ...], out: Path, *, as_json: bool) -> None:
     from ddim.tables import tables
 
+    if as_json:
+        as_document(document)
+        return
     for each in tables(document):
         if each.name.partition("-")[0] in names:
             print(each.text, end="\n\n")
@@ -321,9 +291,3 @@ def _references(
         )
     blank = ddim.Images(torch.zeros(2, *model.shape, dtype=torch.uint8))
     return tuple(published(real, space) for space in extractors(specs, blank, cache))
-
-
-def _cache(asked: Path | None) -> Path:
-    from ddim.files import cache_folder
-
-    return cache_folder() if asked is None else asked

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ddim.cli.console import laid, only_one, to_clean, writable
-from ddim.cli.options import Calls, Clip, Folder, Label, OfNoNoise, Spacing, Steps, Times
+from ddim.cli.options import Calls, Clip, Folder, Json, Label, OfNoNoise, Spacing, Steps, Times
+from ddim.cli.telling import told
 
 
 def bring(
     source: Folder,
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    there: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The same as --out.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", "--output", help="The folder to write.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="The YAML of a ckpt.pth, or the scheduler_config.json of a bare U-Net."),
@@ -25,6 +30,7 @@ def bring(
     variant: Annotated[
         str | None, typer.Option(help="Of diffusers' weights, such as fp16.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Convert a model of diffusers, of ermongroup/ddim or of the hub into a folder of ours.
 
@@ -33,19 +39,37 @@ def bring(
     """
     import ddim
 
-    writable(out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; choose a new folder")
-    if out.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{out} is inside {source}; choose a folder elsewhere")
+    folder = _output(there, out, "runs/theirs")
+    writable(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; choose a new one")
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{folder} is inside {source}; choose a folder elsewhere")
     model = ddim.load(source, config=config, raw=raw, variant=variant)
-    ddim.save(model, out)
+    ddim.save(model, folder)
     taken, onto = _taken(model.notes), "" if model.of_images else " -o samples.npz"
-    print(
-        f"{out}: {model.size:,} weights for {model.shape}, target {model.target}, "
-        f"T={model.schedule.T}{taken}. Next: ddim sample {out}{onto}",
-        file=sys.stderr,
+    told(
+        f"{folder}: {model.size:,} weights for {model.shape}, target {model.target}, "
+        f"T={model.schedule.T}{taken}. Next: ddim sample {folder}{onto}",
+        {
+            "out": folder,
+            "weights": model.size,
+            "shape": model.shape,
+            "target": model.target,
+            "T": model.schedule.T,
+            "source": model.notes.get("source"),
+        },
+        as_json=as_json,
     )
+
+
+def _output(there: Path | None, out: Path | None, example: str) -> Path:
+    """The output that the last word or --out names."""
+    if there is not None and out is not None:
+        raise ValueError(f"{there} and --out {out} both name the output; give one of them")
+    if (found := out or there) is None:
+        raise ValueError(f"there is no output; give --out, such as -o {example}")
+    return found
 
 
 def _taken(notes: Any) -> str:
@@ -59,9 +83,18 @@ def _taken(notes: Any) -> str:
 
 def export(
     model: Folder,
-    output: Annotated[
-        Path, typer.Argument(help="model.pt2 (torch.export), or model.onnx (extra [export]).")
-    ],
+    there: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="The same as --out.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            "--output",
+            help="network.pt2 (torch.export), or network.onnx (extra [export]).",
+        ),
+    ] = None,
     steps: Steps = None,
     calls: Calls = None,
     spacing: Spacing = None,
@@ -69,10 +102,11 @@ def export(
     solver: OfNoNoise = None,
     label: Label = None,
     clip: Clip = None,
+    as_json: Json = False,
 ) -> None:
-    """Write the network as a program without ddim; with --steps, --times or --calls, a whole
-    sampler, whose file and time to export grow with the steps.
+    """Write the network, or with --steps a whole sampler, as a program that needs no ddim.
 
+    --times and --calls make a sampler too; its file and the time to export grow with the steps.
     The network takes x and t (the level − 1), and label where it has classes. The sampler takes x
     from N(0, I) and gives images in [-1, 1]. Both take any batch. The file is run and compared
     with the model before it is written.
@@ -80,6 +114,7 @@ def export(
     import ddim
     from ddim import export as programs, tracing
 
+    output = _output(there, out, "network.onnx")
     if output.suffix not in tracing.SUFFIXES or output.is_dir():
         raise ValueError(f"{output} is no place for a program; name a .pt2 or an .onnx file")
     writable(output.parent)
@@ -95,7 +130,7 @@ def export(
                 f"{' and '.join(options)}: only for a sampler; give --steps, --times or --calls"
             )
         apart = tracing.export(opened.net, example, output, programs.about_network(opened))
-        what = f"the network, inputs {', '.join(example)}"
+        made, what = "network", f"the network, inputs {', '.join(example)}"
     else:
         plan: ddim.Plan
         method: ddim.Solver
@@ -107,8 +142,12 @@ def export(
         sampler = programs.Sampler(opened, plan, method, label, clip)
         about = programs.about_sampler(opened, plan, method)
         apart = tracing.export(sampler, {"x": example["x"]}, output, about)
-        what = f"a sampler of {ddim.calls(method, plan)} network calls, input x"
-    print(f"{output}: {what}; differs from the model by {apart:.1g}", file=sys.stderr)
+        made, what = "sampler", f"a sampler of {ddim.calls(method, plan)} network calls, input x"
+    told(
+        f"{output}: {what}; differs from the model by {apart:.1g}",
+        {"out": output, "program": made, "difference": apart},
+        as_json=as_json,
+    )
 
 
 def push(
@@ -116,6 +155,7 @@ def push(
     name: Annotated[str, typer.Argument(help="owner/name on the hub.")],
     license: Annotated[str | None, typer.Option(help="For the card, such as mit.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Nobody else may see it.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a model card (README.md) into a model's folder and upload the folder to the hub.
 
@@ -137,6 +177,15 @@ def push(
         files.write(written, text.encode())
     if hub.offline():
         done = "kept as it is" if kept else "written"
-        print(f"{written}: {done}. HF_HUB_OFFLINE is set: not pushed", file=sys.stderr)
+        told(
+            f"{written}: {done}. HF_HUB_OFFLINE is set: not pushed",
+            {"card": written, "card_kept": kept, "pushed": None},
+            as_json=as_json,
+        )
         return
-    print(f"{hub.push(folder, name, private=private)}: pushed", file=sys.stderr)
+    address = hub.push(folder, name, private=private)
+    told(
+        f"{address}: pushed",
+        {"card": written, "card_kept": kept, "pushed": address},
+        as_json=as_json,
+    )

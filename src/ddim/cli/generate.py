@@ -1,45 +1,45 @@
-"""ddim generate and verify: many samples, on any number of machines."""
+"""ddim generate: many samples, on any number of machines."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddim.cli.console import device as find_device, integers, progress, recipe_for, writable
-from ddim.cli.options import Backend, Calls, Clip, Device, Folder, Json, Precision, Spacing, Steps
+from ddim.cli import words
+from ddim.cli.console import (
+    device as find_device,
+    integers,
+    only_one,
+    recipe_for,
+    with_eta,
+    writable,
+)
+from ddim.cli.options import (
+    Backend,
+    Calls,
+    Clip,
+    Device,
+    Eta,
+    Folder,
+    Guidance,
+    Json,
+    Precision,
+    Solver,
+    Spacing,
+    Steps,
+)
+from ddim.cli.spread import Address, OverRay, Workers, carry_out, stopped
+from ddim.cli.telling import document
 
 if TYPE_CHECKING:
-    from ddim.bulk import Job
-    from ddim.dispatch import Crew
-    from ddim.evaluation import Sweep
-    from ddim.generation import Progress
     from ddim.model import Model
     from ddim.places import Place
-    from ddim.spreading import Opened, Spread
-
-INTERRUPTED = 75
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes of this machine; usually one per core, or per GPU."),
-]
-OverRay = Annotated[
-    bool, typer.Option("--ray", help="By Ray: on the cluster of RAY_ADDRESS, or a new one here.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option("--ray-address", help="A Ray cluster, such as ray://head:10001; implies --ray."),
-]
 
 
 def generate(
@@ -54,17 +54,23 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="That of image 0; image i has SEED + i.")] = 0,
     steps: Steps = None,
     calls: Calls = None,
-    solver: Annotated[str | None, typer.Option(help="As in ddim sample; usually ddim.")] = None,
+    solver: Solver = None,
+    eta: Eta = None,
     spacing: Spacing = None,
     labels: Annotated[
         str | None,
         typer.Option(help="Classes, in turns, such as 0-9 or 3; or an .npy with one per image."),
     ] = None,
-    guidance: Annotated[
-        float, typer.Option(help="Scale of guidance towards the label; 1 is none.")
-    ] = 1.0,
+    guidance: Guidance = 1.0,
     clip: Clip = None,
-    kind: Annotated[str, typer.Option("--format", help="npz, png, webdataset or parquet.")] = "npz",
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="npz, png, webdataset or parquet.",
+            autocompletion=words.of(words.FORMATS),
+        ),
+    ] = "npz",
     shard_size: Annotated[int, typer.Option(min=1, help="Images per file.")] = 1024,
     batch_size: Annotated[
         int | None,
@@ -79,6 +85,7 @@ def generate(
     precision: Precision = None,
     backend: Backend = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Make many images, in files that training and evaluation tools read.
 
@@ -92,7 +99,7 @@ def generate(
     from ddim.identity import fingerprint
     from ddim.places import place
 
-    with _stopped(out):
+    with stopped(out):
         place_of, rank = place(out), _rank()
         if "://" not in out:
             writable(Path(out))
@@ -112,7 +119,7 @@ def generate(
             str(model.absolute() if model.exists() else model),
             fingerprint(opened),
             num,
-            _setting(model, opened, (calls, steps, solver, spacing), guidance, clip),
+            _setting(model, opened, (calls, steps, with_eta(solver, eta), spacing), guidance, clip),
             seed,
             _labels(labels, opened, num, guidance),
             guidance,
@@ -126,94 +133,9 @@ def generate(
             opened.of_images,
             configured(opened),
         )
-        _carry_out(job, place_of, rank, workers, (over_ray, ray_address))
-
-
-def verify(
-    out: Annotated[str, typer.Argument(help="What ddim generate wrote.")],
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Make again what is missing or damaged.")
-    ] = False,
-    model: Annotated[
-        Path | None, typer.Option(help="Where the model is now; usually where it was.")
-    ] = None,
-    workers: Workers = None,
-    over_ray: OverRay = False,
-    ray_address: Address = None,
-    as_json: Json = False,
-) -> None:
-    """Check every file of ddim generate against its hash; status 1 where one is wrong."""
-    from ddim.bulk import Job
-    from ddim.generation import strangers, verify as check
-    from ddim.places import place
-
-    where = place(out)
-    job = Job.of(where)
-    with progress() as bar:
-        task = bar.add_task("checking", total=job.shards)
-        found = check(job, where, lambda shard: bar.advance(task))
-    others = strangers(job, where.names())
-    spans = {shard: job.span(shard) for shard in found}
-    wrong = [{"begin": b, "end": e, "why": found[shard]} for shard, (b, e) in spans.items()]
+        state, facts = carry_out(job, place_of, rank, workers, (over_ray, ray_address))
     if as_json:
-        print(json.dumps({"images": job.num, "wrong": wrong, "not_of_this_set": others}))
-    else:
-        for shard, (begin, end) in spans.items():
-            print(f"images {begin} to {end - 1}: {found[shard]}")
-        for name in others:
-            print(f"{name}: not of this set")
-    if repair and (found or others):
-        with _stopped(out):
-            find_device(job.device)
-            again = replace(job, model=str(model or job.model))
-            _carry_out(again, where, (0, 1), workers, (over_ray, ray_address))
-        others = strangers(job, where.names())
-    elif not found and not others:
-        print(f"{out}: {job.num} images, all as they should be", file=sys.stderr)
-    if others or (found and not repair):
-        raise typer.Exit(1)
-
-
-def _carry_out(
-    job: Job,
-    out: Place,
-    rank: tuple[int, int],
-    workers: int | None,
-    over: tuple[bool, str | None],
-) -> None:
-    """Run a job under a bar, and tell how it ended."""
-    from ddim import engines
-    from ddim.generation import generate as carry_out
-
-    def hire(shards: int) -> Crew:
-        if over[0] or over[1]:
-            return engines.OnRay(job, out.name, min(workers or shards, shards), over[1])
-        if rank[1] > 1:
-            local = os.environ.get("LOCAL_RANK", "0")
-            return engines.Here(job, out, engines.device_of(job, int(local)))
-        count = min(workers or engines.usual(job), shards)
-        return engines.Here(job, out) if count == 1 else engines.Pool(job, out, count)
-
-    begin = time.perf_counter()
-    with progress(shown=rank[0] == 0) as bar:
-        task = bar.add_task("looking", total=job.num if rank[1] == 1 else None)
-
-        def watch(state: Progress) -> None:
-            rate = state.made / (time.perf_counter() - begin)
-            said = f"{rate:.3g} images/s, {state.workers} workers" if state.workers else "looking"
-            bar.update(task, completed=state.done, total=state.total, description=said)
-
-        state = carry_out(job, out, hire, watch, rank)
-    spent = time.perf_counter() - begin
-    for shard, why in state.failed.items():
-        first, end = job.span(shard)
-        print(f"ddim: images {first} to {end - 1} failed: {why}", file=sys.stderr)
-    part = "" if rank[1] == 1 else f" of rank {rank[0]} of {rank[1]}"
-    print(
-        f"{out.name}: {state.done} of {state.total} images{part}, {state.made} of them made in "
-        f"{spent:.1f} s",
-        file=sys.stderr,
-    )
+        document({**facts, "settings": job.settings, "setting": asdict(job.setting)})
     if state.failed:
         raise typer.Exit(1)
 
@@ -251,60 +173,6 @@ def _rank() -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def spread(folder: Path, sweep: Sweep, address: str | None) -> Spread:
-    """What samples and measures the settings of an evaluation on Ray."""
-    from ddim import engines
-    from ddim.bulk import Job, configured
-    from ddim.identity import fingerprint
-    from ddim.spreading import Spread
-
-    subject = sweep.subject
-    net: Any = subject.model.net
-    precision, backend = str(net.way).split()
-    job = Job(
-        str(folder.absolute() if folder.exists() else folder),
-        fingerprint(subject.model),
-        subject.num,
-        sweep.settings[0],
-        subject.first_seed,
-        subject.labels,
-        subject.guidance,
-        subject.clip,
-        (precision, backend),
-        next(net.parameters()).device.type,
-        subject.batch_size,
-        shard_size=2 * subject.batch_size,
-        config=configured(subject.model),
-    )
-    spaces = [reference.space for reference in sweep.references]
-
-    def hire(opened: Opened) -> Crew:
-        return engines.OnRay(job, str(sweep.out), job.shards, address, opened)
-
-    return Spread(job, sweep.settings, spaces, hire)
-
-
-@contextmanager
-def _stopped(place: str) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end with status 75, once all is in order; further ones wait."""
-
-    def stop(number: int, frame: Any) -> None:
-        for each in both:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    both = signal.SIGINT, signal.SIGTERM
-    before = {each: signal.signal(each, stop) for each in both}
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"ddim: stopped; the same command goes on in {place}", file=sys.stderr, flush=True)
-        os._exit(INTERRUPTED)  # nothing is left to do, and a further signal changes no status
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def _setting(
     folder: Path,
     model: Model,
@@ -315,7 +183,6 @@ def _setting(
     """How ddim sample would sample with the same options."""
     import ddim
     from ddim.cells import Setting, fitting
-    from ddim.cli.console import only_one
 
     calls, steps, solver, spacing = asked
     only_one(calls=calls, steps=steps)

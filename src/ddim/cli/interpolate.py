@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddim.cli import words
 from ddim.cli.console import (
     counted,
     device as find_device,
@@ -26,6 +26,7 @@ from ddim.cli.options import (
     Backend,
     Device,
     Folder,
+    Json,
     Label,
     OfNoNoise,
     Precision,
@@ -34,6 +35,7 @@ from ddim.cli.options import (
     Steps,
     Times,
 )
+from ddim.cli.telling import told
 
 if TYPE_CHECKING:
     import torch
@@ -58,13 +60,20 @@ def interpolate(
         typer.Option("-o", "--out", "--output", help="The picture: one row per two neighbours."),
     ] = Path("interpolate.png"),
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds to go between instead, such as 3,7.")
+        str | None,
+        typer.Option("--seeds", "--seed", help="Seeds to go between instead, such as 3,7."),
     ] = None,
-    num: Annotated[int, typer.Option(min=2, help="Images in a row, both ends included.")] = 9,
+    num: Annotated[
+        int, typer.Option("-n", "--num", min=2, help="Images in a row, both ends included.")
+    ] = 9,
     steps: Steps = None,
     solver: OfNoNoise = None,
     exact: Annotated[
-        str | None, typer.Option(help="How images are encoded: lattice (usual), belm, fixed_point.")
+        str | None,
+        typer.Option(
+            help="How images are encoded: lattice (usual), belm, fixed_point.",
+            autocompletion=words.of(words.EXACT),
+        ),
     ] = None,
     spacing: Spacing = None,
     times: Times = None,
@@ -73,8 +82,12 @@ def interpolate(
     precision: Precision = None,
     backend: Backend = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
-    """Slerp between the latents of seeds, or of real images, and decode the path (Eq. 67)."""
+    """Go from one image to another: decode the path between two latents, of seeds or of images.
+
+    The path is the slerp of Eq. (67).
+    """
     import torch
 
     import ddim
@@ -100,7 +113,8 @@ def interpolate(
             path = ddim.between(*ends, torch.linspace(0, 1, num))
             rows.append(ddim.decode(denoiser, path, plan, method).cpu())
     save_grid(torch.cat(rows), output, num)
-    print(f"{output}: {len(rows)} rows of {num} images", file=sys.stderr)
+    made = {"out": output, "rows": len(rows), "images_in_a_row": num}
+    told(f"{output}: {len(rows)} rows of {num} images", made, as_json=as_json)
 
 
 def _latent(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,7 @@ from ddim.cli.options import (
     Steps,
     Times,
 )
+from ddim.cli.telling import document, told
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,7 @@ def encode(
     label: Label = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Encode images to latents, which ddim sample MODEL --from FILE decodes."""
     import torch
@@ -88,9 +90,11 @@ def encode(
         opened.shape,
     )
     save_latents(_joined(found), encoding, output)
-    print(
+    made = {"out": output, "latents": len(x), "solver": encoding.solver, "exact": exact}
+    told(
         f"{output}: {len(x)} latents. Next: ddim sample {model} --from {output} -o back.png",
-        file=sys.stderr,
+        {**made, "steps": len(plan) - 1},
+        as_json=as_json,
     )
 
 
@@ -115,10 +119,10 @@ def reconstruct(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Encode images, decode them, and print how far what comes back is: the mean square error of
-    each and of all, of pixels in [0, 1].
+    """Encode images, decode them, and print how far what comes back is.
 
-    With --exact fixed_point also the residual of its worst step.
+    That is the mean square error of each and of all, of pixels in [0, 1]. With --exact fixed_point
+    also the residual of its worst step.
     """
     import torch
 
@@ -149,13 +153,17 @@ def reconstruct(
             else:
                 latent = ddim.encode(denoiser, batch, plan, method, exact)
             back.append(ddim.decode(denoiser, latent, plan, method))
-    _show(x.cpu(), torch.cat(back).cpu(), residuals, as_json)
+    facts = _compared(x.cpu(), torch.cat(back).cpu(), residuals)
     rows = [
         part
         for pair in zip(torch.split(x, 16), torch.split(torch.cat(back), 16), strict=True)
         for part in pair
     ]
     save_grid(_padded(rows), output, len(rows[0]))
+    if as_json:
+        document({"out": output, **facts})
+        return
+    _show(facts)
     print(f"{output}: {len(x)} images, each above what came back", file=sys.stderr)
 
 
@@ -203,19 +211,25 @@ def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
     )
 
 
-def _show(x: torch.Tensor, back: torch.Tensor, residuals: list[float], as_json: bool) -> None:
+def _compared(x: torch.Tensor, back: torch.Tensor, residuals: list[float]) -> dict[str, Any]:
+    """How far what came back is: of all, of each image, and of its worst pixel."""
     from ddim.data import to_pixels
 
     square = ((back - x) / 2).square().flatten(1)
     levels = (to_pixels(back).int() - to_pixels(x).int()).abs().flatten(1).amax(1)
-    errors, worst = square.mean(1).tolist(), levels.tolist()
-    if as_json:
-        document = {"mse": float(square.mean()), "images": errors, "levels": worst}
-        print(json.dumps({**document, **({"residuals": residuals} if residuals else {})}))
-        return
+    facts = {
+        "mse": float(square.mean()),
+        "images": square.mean(1).tolist(),
+        "levels": levels.tolist(),
+    }
+    return {**facts, **({"residuals": residuals} if residuals else {})}
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    residuals = facts.get("residuals", ())
     print(f"{'image':>6} {'mean square error':>18} {'worst pixel, of 255':>20}", end="")
     print(f" {'residual':>10}" if residuals else "")
-    for i, (error, level) in enumerate(zip(errors, worst, strict=True)):
+    for i, (error, level) in enumerate(zip(facts["images"], facts["levels"], strict=True)):
         print(f"{i:6d} {error:18.3e} {level:20d}", end="")
         print(f" {residuals[i]:10.1e}" if residuals else "")
-    print(f"{'all':>6} {float(square.mean()):18.3e} {max(worst):20d}")
+    print(f"{'all':>6} {facts['mse']:18.3e} {max(facts['levels']):20d}")

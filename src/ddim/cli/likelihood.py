@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddim.cli.console import counted, device as find_device, pictures_of, progress
-from ddim.cli.options import BatchSize, Device, Folder, Json, Label, Size, Source
+from ddim.cli.options import BatchSize, Device, Folder, Json, Label, Num, Size, Source
+from ddim.cli.telling import document
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,13 @@ _UNSURE = 0.1
 def likelihood(
     model: Folder,
     data: Source,
-    num: Annotated[int, typer.Option(min=1, help="Only the first NUM images.")] = 16,
-    steps: Annotated[int, typer.Option(min=4, help="Of the flow and of the bound.")] = 200,
+    num: Num = 16,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps", "--num-inference-steps", min=4, help="Of the flow and of the bound."
+        ),
+    ] = 200,
     probes: Annotated[
         int | None,
         typer.Option(
@@ -83,7 +88,7 @@ def likelihood(
             "nothing; take more steps"
         )
     if as_json:
-        print(json.dumps(facts))
+        document(facts)
         return
     for name, value in facts.items():
         text = f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -11,29 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from ddim.cli.console import file_output, laid, only_one
-from ddim.cli.options import Folder
+from ddim.cli.options import Folder, Json, Schedule, Spacing, Steps, Times
+from ddim.cli.telling import document
 
 
 def plan(
-    steps: Annotated[int | None, typer.Option(help="Intervals, 1 to T; usually 20.")] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho."),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="linear (usual), scaled_linear, cosine, sigmoid, rectified_flow; linear:T=4000."
-        ),
-    ] = None,
+    steps: Steps = None,
+    spacing: Spacing = None,
+    schedule: Schedule = None,
     model: Annotated[
         Path | None, typer.Option(help="Take the schedule of this model's folder instead.")
     ] = None,
-    times: Annotated[
-        str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
-    ] = None,
+    times: Times = None,
     eta: Annotated[float, typer.Option(help="The η of the column σ(η).")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the levels a sampler visits: t, α, signal, noise, and the σ(η) of the step to each."""
     from ddim import schedules, spec, store
@@ -60,7 +50,7 @@ def plan(
         for level, value in zip(levels, sigmas, strict=True)
     ]
     if as_json:
-        print(json.dumps({"eta": eta, "levels": rows}))
+        document({"eta": eta, "levels": rows})
         return
     print(f"{'t':>8} {'α':>12} {'signal':>10} {'noise':>10} {f'σ({eta:g})':>10}")
     for row in rows:
@@ -71,7 +61,7 @@ def plan(
 
 def info(
     model: Folder,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Json = False,
     picture: Annotated[
         Path | None,
         typer.Option("--curves", help="Write the curves of a training run to this .png too."),
@@ -91,7 +81,7 @@ def info(
     if picture is not None:
         curves.picture(found, picture)
     if as_json:
-        print(json.dumps({**facts, **({"metrics": found} if found else {})}))
+        document({**facts, **({"metrics": found} if found else {})})
         return
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value

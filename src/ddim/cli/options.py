@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ddim.cli import words
+
 Folder = Annotated[
     Path,
     typer.Argument(
@@ -33,20 +35,49 @@ Calls = Annotated[
     int | None,
     typer.Option(min=1, help="Network calls instead of steps, by the recipe of ddim tune."),
 ]
+Solver = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim (usual), ddpm, heun, ipndm, deis, dpmpp, dpmpp2s, unipc or resample, with "
+        "options such as ddim:eta=0.5, unipc:order=3, dpmpp:order=2,eta=1.",
+        autocompletion=words.of(words.SOLVERS),
+    ),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(help="That of the solver: --eta 0.5 is --solver ddim:eta=0.5; 0 draws no noise."),
+]
 Spacing = Annotated[
-    str | None, typer.Option(help="trailing (usual), leading, uniform, quadratic, log_snr or rho.")
+    str | None,
+    typer.Option(
+        help="trailing (usual), leading, uniform, quadratic, log_snr or rho.",
+        autocompletion=words.of(words.SPACINGS),
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help="linear (usual), scaled_linear, cosine, sigmoid or rectified_flow, with options such "
+        "as cosine:s=0.008 or linear:T=4000.",
+        autocompletion=words.of(words.SCHEDULES),
+    ),
 ]
 Times = Annotated[
     str | None, typer.Option(help="The levels themselves instead, such as 1000,600,250,80,0.")
 ]
 OfNoNoise = Annotated[
     str | None,
-    typer.Option("--solver", help="One that draws no noise: ddim (usual), unipc, deis, …."),
+    typer.Option(
+        "--solver",
+        help="One that draws no noise: ddim (usual), unipc, deis, ….",
+        autocompletion=words.of(words.SOLVERS),
+    ),
 ]
 Exact = Annotated[
     str | None,
     typer.Option(
-        help="lattice (every bit comes back), belm (up to rounding), or fixed_point (solves ddim)."
+        help="lattice (every bit comes back), belm (up to rounding), or fixed_point (solves ddim).",
+        autocompletion=words.of(words.EXACT),
     ),
 ]
 
@@ -68,20 +99,38 @@ Size = Annotated[
         help="Crop and resize pictures to SIZE×SIZE, or to WIDTHxHEIGHT such as 96x64.",
     ),
 ]
-Num = Annotated[int | None, typer.Option(min=1, help="Only the first NUM images.")]
+Num = Annotated[int | None, typer.Option("-n", "--num", min=1, help="Only the first NUM images.")]
 Label = Annotated[int | None, typer.Option(help="The class, for a model trained with classes.")]
 Clip = Annotated[float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", "--seed", help="One image per seed, such as 0-15,20; usually 0-15."),
+]
+Guidance = Annotated[float, typer.Option(help="Scale of guidance towards the label; 1 is none.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per network call.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda or mps.", autocompletion=words.of(words.DEVICES)),
+]
 Precision = Annotated[
     str | None,
-    typer.Option(help="Of the network: fp32 (usual), bf16, fp16, or auto, the fastest."),
+    typer.Option(
+        help="Of the network: fp32 (usual), bf16, fp16, or auto, the fastest.",
+        autocompletion=words.of(words.PRECISIONS),
+    ),
 ]
 Backend = Annotated[
     str | None,
     typer.Option(
         help="What runs the network: eager (usual), compile, openvino, onnxruntime, or auto, the "
-        "fastest of what is ready; ddim bench makes them ready."
+        "fastest of what is ready; ddim bench makes them ready.",
+        autocompletion=words.of(words.BACKENDS),
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DDIM_CACHE", help="Where what is fitted to the data is kept; ~/.cache/ddim."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead.")]

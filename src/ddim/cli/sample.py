@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddim.cli import words
 from ddim.cli.console import (
     counted,
     device as find_device,
@@ -25,20 +25,27 @@ from ddim.cli.console import (
     recipe_for,
     run_by,
     to_clean,
+    with_eta,
 )
 from ddim.cli.options import (
     Backend,
     Calls,
     Clip,
     Device,
+    Eta,
     Folder,
+    Guidance,
     ImageOutput,
+    Json,
     Label,
     Precision,
+    Seeds,
+    Solver,
     Spacing,
     Steps,
     Times,
 )
+from ddim.cli.telling import told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,26 +62,17 @@ def sample(
     output: ImageOutput = Path("grid.png"),
     steps: Steps = None,
     calls: Calls = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="ddim (usual), ddpm, heun, ipndm, deis, dpmpp, dpmpp2s, unipc or resample, with "
-            "options such as ddim:eta=0.5, unipc:order=3, dpmpp:order=2,eta=1."
-        ),
-    ] = None,
+    solver: Solver = None,
+    eta: Eta = None,
     spacing: Spacing = None,
     times: Times = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="One image per seed, such as 0-15,20; usually 0-15.")
-    ] = None,
+    seeds: Seeds = None,
     latents: Annotated[
         Path | None,
         typer.Option("--from", help="Decode the latents of ddim encode, as they were encoded."),
     ] = None,
     label: Label = None,
-    guidance: Annotated[
-        float, typer.Option(help="Scale of guidance towards the label; 1 is none.")
-    ] = 1.0,
+    guidance: Guidance = 1.0,
     negative: Annotated[
         int | None, typer.Option(help="The class to lead away from; usually the null label.")
     ] = None,
@@ -83,7 +81,8 @@ def sample(
         str | None,
         typer.Option(
             help="Sample as a reference does: ermongroup-ddim, ermongroup-ddpm, guided-diffusion, "
-            "diffusers or sd1; takes :eta=0.5, and those of ermongroup skip=quad."
+            "diffusers or sd1; takes :eta=0.5, and those of ermongroup skip=quad.",
+            autocompletion=words.of(words.PRESETS),
         ),
     ] = None,
     batch_size: Annotated[
@@ -101,6 +100,7 @@ def sample(
         typer.Option(help="A .gif besides, of the image that each network call foresees."),
     ] = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Sample images: each is a function of the model, the options and its seed alone.
 
@@ -115,10 +115,12 @@ def sample(
     if output.suffix.lower() != ".npz":
         for_images(opened, "name an .npz by -o")
     if like is not None or latents is not None:
-        given: list[object] = [steps, calls, solver, spacing, times, label, clip, preset, negative]
-        given += [batch_size, precision, backend, trajectory, None if guidance == 1 else guidance]
-        _instead(model, opened, output, seeds, (like, latents), given)
+        given: list[object] = [steps, calls, solver, eta, spacing, times, label, clip, preset]
+        given += [negative, batch_size, precision, backend, trajectory]
+        given += [None if guidance == 1 else guidance]
+        _instead(model, opened, (output, as_json), seeds, (like, latents), given)
         return
+    solver = with_eta(solver, eta)
     chosen, size = integers(seeds or "0-15"), batch_size or 64
     opened = run_by(opened, precision, backend, min(size, len(chosen)))
     if negative is not None and guidance == 1:
@@ -126,8 +128,8 @@ def sample(
     if preset is not None:
         if any(value is not None for value in (calls, solver, spacing, times, clip)):
             raise ValueError(
-                "--preset chooses the solver, the levels and the clip; leave --solver, --calls, "
-                "--spacing, --times and --clip out"
+                "--preset chooses the solver, the levels and the clip; leave --solver, --eta, "
+                "--calls, --spacing, --times and --clip out"
             )
         reference = ddim.preset(preset)(opened, 20 if steps is None else steps)
         denoiser = reference.denoiser(label, guidance, negative)
@@ -154,8 +156,8 @@ def sample(
     begin = time.perf_counter()
     images = from_seeds(opened, denoiser, plan, method, chosen, size)
     film.save(images)
-    _put(opened, images, chosen, output)
-    _report(opened, output, len(chosen), ddim.calls(method, plan, min(size, len(chosen))), begin)
+    calls = ddim.calls(method, plan, min(size, len(chosen)))
+    _put(opened, images, chosen, (output, as_json), (calls, begin))
 
 
 class _Film:
@@ -197,7 +199,7 @@ class _Film:
 def _instead(
     folder: Path,
     model: Model,
-    output: Path,
+    out: tuple[Path, bool],
     seeds: str | None,
     source: tuple[str | None, Path | None],
     given: Sequence[object],
@@ -211,18 +213,19 @@ def _instead(
                 "--like samples as the set was made; leave all but --seeds, --output and --device "
                 "out"
             )
-        _as_in(like, folder, model, seeds, output)
+        _as_in(like, folder, model, seeds, out)
     elif latents is not None:
         if asked or seeds is not None:
             raise ValueError(
-                "--from decodes the way that the latents were encoded; leave --steps, --calls, "
-                "--times, --spacing, --solver, --seeds, --label, --guidance, --negative, --clip, "
-                "--preset, --batch-size, --precision and --backend out"
+                "--from decodes the way that the latents were encoded; leave all but --output and "
+                "--device out"
             )
-        _decode(model, latents, output)
+        _decode(model, latents, out)
 
 
-def _as_in(place: str, folder: Path, model: Model, seeds: str | None, output: Path) -> None:
+def _as_in(
+    place: str, folder: Path, model: Model, seeds: str | None, out: tuple[Path, bool]
+) -> None:
     """Images of a bulk set as numbers."""
     import torch
 
@@ -245,11 +248,11 @@ def _as_in(place: str, folder: Path, model: Model, seeds: str | None, output: Pa
         whole[i] = worker.samples(i, min(i + size, job.num))
     places = [seed - job.seed for seed in chosen]
     samples = torch.stack([whole[i // size * size][i % size] for i in places])
-    _put(model, to_float(samples) if job.images else samples, chosen, output)
-    _report(model, output, len(chosen), job.setting.calls(model), begin)
+    found = to_float(samples) if job.images else samples
+    _put(model, found, chosen, out, (job.setting.calls(model), begin))
 
 
-def _decode(model: Model, latents: Path, output: Path) -> None:
+def _decode(model: Model, latents: Path, out: tuple[Path, bool]) -> None:
     import torch
 
     import ddim
@@ -270,21 +273,33 @@ def _decode(model: Model, latents: Path, output: Path) -> None:
             images.append(
                 ddim.decode(counted(denoiser, bar, task), batch.to(place), plan, solver).cpu()
             )
-    _put(model, torch.cat(images), range(len(latent)), output)
-    _report(model, output, len(latent), calls, begin)
+    _put(model, torch.cat(images), range(len(latent)), out, (calls, begin))
 
 
-def _put(model: Model, samples: torch.Tensor, seeds: Sequence[int], output: Path) -> None:
+def _put(
+    model: Model,
+    samples: torch.Tensor,
+    seeds: Sequence[int],
+    out: tuple[Path, bool],
+    spent: tuple[int, float],
+) -> None:
+    """Write them and tell of it, as JSON if `out` says so; spent: calls each, and since when."""
     from ddim.pictures import save_samples
 
+    (output, as_json), (calls, begin), count = out, spent, len(samples)
+    seconds = time.perf_counter() - begin
     (put_images if model.of_images else save_samples)(samples, seeds, output)
-
-
-def _report(model: Model, output: Path, count: int, calls: int, begin: float) -> None:
-    spent = time.perf_counter() - begin
     name = "image" if model.of_images else "sample"
-    print(
+    told(
         f"{output}: {count} {name}s, {calls} network calls each, "
-        f"{1000 * spent / count:.1f} ms per {name}",
-        file=sys.stderr,
+        f"{1000 * seconds / count:.1f} ms per {name}",
+        {
+            "out": output,
+            "samples": count,
+            "shape": model.shape,
+            "seeds": seeds,
+            "calls": calls,
+            "seconds": seconds,
+        },
+        as_json=as_json,
     )

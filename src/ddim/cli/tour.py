@@ -1,26 +1,45 @@
-"""`ddim --help`: the commands in groups, each with a sentence."""
+"""`ddim --help`: the commands in groups, each with a sentence and an example."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
+
+from ddim.cli.ending import hushed, interrupted, say
 
 
 class Tour(TyperGroup):
     """Commands under the headings that they are registered with, in their order."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write them all, with their whole first sentences."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        """Write them all, with their whole first sentences, and their examples below."""
+        groups: dict[str, list[tuple[str, str, str]]] = {}
+        wide = max(map(len, self.commands))
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
             sentence = command.get_short_help_str(limit=1000)
-            groups.setdefault(command.rich_help_panel, []).append((name, sentence))
+            example = str(command.epilog or "").removeprefix("Example: ")
+            groups.setdefault(command.rich_help_panel, []).append((name, sentence, example))
         for heading, rows in groups.items():
             with formatter.section(heading):
-                formatter.write_dl(rows)
+                for name, sentence, example in rows:
+                    formatter.write_dl([(name.ljust(wide), sentence)])
+                    formatter.write(f"{'':{wide + 4}}$ {example}\n")
 
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of registration."""
         return list(self.commands)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is a sentence, and status 75 if the command goes on later."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            text, status = interrupted(ctx.invoked_subcommand)
+            say(text)
+            raise typer.Exit(status) from None
+        except BrokenPipeError:  # as of `ddim plan | head`
+            hushed()
+            raise typer.Exit(1) from None

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddim.cli import words
 from ddim.cli.console import progress, writable
-from ddim.cli.options import Size
+from ddim.cli.options import Json, Schedule, Size
+from ddim.cli.telling import INTERRUPTED, told
 
 if TYPE_CHECKING:
     from ddim.data import Examples
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from ddim.trainer import Update
     from ddim.training import Training
 
-INTERRUPTED, SPOKEN = 75, 20
+SPOKEN = 20
 
 
 def train(
@@ -70,7 +72,13 @@ def train(
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the images.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 (usual), bf16 or fp16.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the network: fp32 (usual), bf16 or fp16.",
+            autocompletion=words.of(words.PRECISIONS[:3]),
+        ),
+    ] = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the network first.")
     ] = None,
@@ -82,17 +90,20 @@ def train(
         int | None, typer.Option(help="Of weights, order, times and noise; usually 0.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="What the network predicts: eps (usual), x0, v or flow.")
-    ] = None,
-    schedule: Annotated[
         str | None,
         typer.Option(
-            help="linear (usual), scaled_linear, cosine:s=0.008, sigmoid, rectified_flow, …"
+            help="What the network predicts: eps (usual), x0, v or flow.",
+            autocompletion=words.of(words.TARGETS),
         ),
     ] = None,
+    schedule: Schedule = None,
     size: Size = None,
     model: Annotated[
-        str | None, typer.Option(help="tiny, small (usual), base, cifar10, or a config.json.")
+        str | None,
+        typer.Option(
+            help="tiny, small (usual), base, cifar10, or a config.json.",
+            autocompletion=words.of(words.SIZES),
+        ),
     ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", help="Learn the classes of labelled data.")
@@ -129,6 +140,7 @@ def train(
         bool,
         typer.Option("--overwrite", help="Begin anew; the run in --out goes once this has saved."),
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train on data and write a model folder with the averaged weights.
 
@@ -166,7 +178,7 @@ def train(
         "min_snr": min_snr,
         "antithetic": antithetic,
         "flip": flip,
-        "precision": precision,
+        "precision": "float32" if precision == "fp32" else precision,
         "compile": compile_,
         "held_out": held_out,
         "seed": seed,
@@ -207,7 +219,14 @@ def train(
             raise
         raise typer.Exit(1) from None  # the first process has said why
     if main:
-        print(ending(update, options, out, overwrite=overwrite), file=sys.stderr)
+        facts = {
+            "out": out,
+            "images": len(examples),
+            "updates": options.steps if update is None else update.step,
+            "steps": options.steps,
+            "loss": None if update is None else float(update.loss),
+        }
+        told(ending(update, options, out, overwrite=overwrite), facts, as_json=as_json)
     if update is not None and update.stop and update.step < options.steps:
         raise typer.Exit(INTERRUPTED)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from ddim.cli.console import device as find_device, progress, run_by, writable
-from ddim.cli.options import Clip, Device, Folder
+from ddim.cli.options import Clip, Device, Folder, Json
+from ddim.cli.telling import document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,8 +23,14 @@ if TYPE_CHECKING:
 def tune(
     model: Folder,
     calls: Annotated[str, typer.Option(help="Network calls per image, such as 5,10,20.")] = "5,10",
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Images to fit to; usually 32 to 2048, by their size.")
+    num: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--num",
+            min=1,
+            help="Images to fit to, which the model makes; usually 32 to 2048, by their size.",
+        ),
     ] = None,
     held_out: Annotated[
         int | None,
@@ -39,6 +47,7 @@ def tune(
         bool, typer.Option("--again", help="Fit anew what has been fitted already.")
     ] = False,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Fit a solver to the model for each number of network calls, without data or gradients.
 
@@ -56,21 +65,39 @@ def tune(
     opened = run_by(opened, None, None, batch_size or 64)
     writable(folder)
     options = ddim.tuning.Tuning(
-        seeds=seeds, held_out=held_out, guidance=guidance, clip=clip, batch_size=batch_size
+        seeds=num, held_out=held_out, guidance=guidance, clip=clip, batch_size=batch_size
     )
     kept = [] if again else [_kept(opened, model, n, options) for n in counts]
     made = [recipe for recipe in kept if recipe is not None]
+    out = sys.stderr if as_json else sys.stdout
     for recipe in made:
-        print(f"{folder / recipe.name}: {_told(recipe)} (as it was)", flush=True)
+        print(f"{folder / recipe.name}: {_told(recipe)} (as it was)", file=out, flush=True)
     if left := [n for n in counts if n not in {recipe.calls for recipe in made}]:
-        made += _fitted(opened, model, left, options)
-    _look(opened, folder, sorted(made, key=lambda recipe: recipe.calls), renewed=bool(left))
+        made += _fitted(opened, model, left, (options, out))
+    made.sort(key=lambda recipe: recipe.calls)
+    _look(opened, folder, made, renewed=bool(left))
+    if as_json:
+        document({"recipes": [_facts(recipe, folder, left) for recipe in made]})
 
 
-def _fitted(opened: Model, model: Path, counts: list[int], options: Tuning) -> list[Recipe]:
-    """The recipes, each written as soon as it is found."""
+def _facts(recipe: Recipe, folder: Path, fitted_now: Collection[int]) -> dict[str, Any]:
+    return {
+        "out": folder / recipe.name,
+        "calls": recipe.calls,
+        "fitted": recipe.fitted,
+        "kept": recipe.calls not in fitted_now,
+        "times": recipe.times,
+        "report": recipe.report,
+    }
+
+
+def _fitted(
+    opened: Model, model: Path, counts: list[int], how: tuple[Tuning, TextIO]
+) -> list[Recipe]:
+    """The recipes, each written, and told of, as soon as it is found."""
     import ddim
 
+    options, out = how
     fit, held = options.counts(opened)
     print(f"fitting to {fit} images; {held} more choose, and {held} judge", file=sys.stderr)
     made = []
@@ -81,7 +108,7 @@ def _fitted(opened: Model, model: Path, counts: list[int], options: Tuning) -> l
         ):
             path = ddim.save_recipe(recipe, model)
             made.append(recipe)
-            print(f"{path}: {_told(recipe)}", flush=True)
+            print(f"{path}: {_told(recipe)}", file=out, flush=True)
     teacher = recipe.report["teacher"]
     print(
         f"taught by {teacher['calls']} calls of {teacher['solver']}, "

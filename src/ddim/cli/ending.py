@@ -1,0 +1,77 @@
+"""How a command ends that does not go well: one sentence, and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+
+from ddim.cli.telling import BROKEN_OFF, INTERRUPTED
+
+GOES_ON = ("train", "generate", "evaluate", "tune")
+"""The commands that go on where they were stopped."""
+_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOMEM)
+
+
+def sentence(error: BaseException) -> tuple[str, int] | None:
+    """What to say of an error, and the exit status; None where it is a fault of ours."""
+    said = getattr(error, "format_message", None)
+    if said is not None:  # of the command line
+        return _usage(error, said()), 2
+    if _memory(error):
+        return "it does not fit in memory; lower the batch size", 1
+    if isinstance(error, FloatingPointError):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return _of_files(error), getattr(error, "status", 1 if error.errno in _FAILURES else 2)
+    if isinstance(error, ValueError | ImportError):
+        return str(error), getattr(error, "status", 2)
+    return None
+
+
+def interrupted(command: str | None) -> tuple[str, int]:
+    """What to say after Ctrl-C, and the exit status."""
+    if command in GOES_ON:
+        return "stopped; the same command goes on from what is saved", INTERRUPTED
+    return "broken off; the same command begins anew", BROKEN_OFF
+
+
+def say(text: str) -> None:
+    """Say it on stderr, in one line, if anybody still listens."""
+    with suppress(OSError):
+        print(f"ddim: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def hushed() -> None:
+    """Let what is left in the buffer of a closed stdout go nowhere, and not to an error at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _usage(error: BaseException, text: str) -> str:
+    context = getattr(error, "ctx", None)
+    path = "ddim" if context is None else context.command_path
+    return f"{text.rstrip('.')}; see {path} --help"
+
+
+def _of_files(error: OSError) -> str:
+    """An OSError, in words if it is one of the system's about a file."""
+    what = {
+        errno.ENOSPC: "no space is left on the device; free some, or choose another output",
+        errno.EACCES: "you may not read or write it; choose another, or ask who owns it",
+        errno.EROFS: "it is on a read-only file system; choose another output",
+        errno.EISDIR: "it is a folder; name a file",
+        errno.ENOTDIR: "what is above it is a file and not a folder; choose another path",
+        errno.ENOENT: "it does not exist; check the path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    }.get(error.errno or 0)
+    if what is None:
+        return str(error)
+    return f"{error.filename}: {what}" if error.filename else what
+
+
+def _memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out: numpy's, a GPU's, or the CPU's."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
