@@ -157,7 +157,9 @@ def asked(home: Home, name: Any, fields: dict[str, Any]) -> Asked:
         solver = _with_eta(solver, number("η", fields.get("eta", 0.0), 0.0, 1.0))
     label = fields.get("label")
     if label is not None:
-        label = whole("label", label, 0, (model.labels or 1) - 1)
+        if not model.labels:
+            raise ValueError(f"{name} was trained without classes; leave the label at none")
+        label = whole("label", label, 0, model.labels - 1)
     guidance = number("guidance", fields.get("guidance", 1.0), 0.0, 100.0)
     if label is None and guidance != 1:
         raise ValueError("guidance leads to a label; choose one, or set guidance to 1")

@@ -9,7 +9,7 @@ import gradio as gr
 import torch
 
 from ddim.app.asked import number
-from ddim.app.handlers import NETWORK, QUICK, one_of, told, told_each
+from ddim.app.handlers import NETWORK, QUICK, one_of, shown, told, told_each
 from ddim.app.home import Home
 from ddim.app.painting import on_canvas, repainted
 from ddim.app.sampling import labels_of
@@ -38,13 +38,7 @@ def editing_tab(home: Home) -> None:
             second = _upload("Second image", "second")
             other = gr.Textbox("1", label="or its seed", elem_id="second-seed")
         with gr.Column(min_width=280):
-            back = gr.Image(
-                label="Each above what comes back",
-                interactive=False,
-                format="png",
-                elem_classes="pixels",
-                elem_id="back",
-            )
+            back = shown("Each above what comes back", "back", 340)
     go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
     error = gr.Markdown("", elem_id="error")
     weight, middle = _path()
@@ -68,7 +62,7 @@ def editing_tab(home: Home) -> None:
     def anew(encoded: Encoded | None, drawing: Any, seeds: Any) -> Iterator[Any]:
         if encoded is None:
             raise ValueError("there is no image yet; press Encode and decode first")
-        yield from repainted(home, encoded, drawing, seeds)
+        yield from map(grid, repainted(home, encoded, drawing, seeds))
 
     ends = [first, seed, second, other]
     outputs = [kept, back, error, editor]
@@ -86,13 +80,7 @@ def _path() -> tuple[gr.Slider, gr.Image]:
         weight = gr.Slider(
             0, 1, 0.5, step=0.01, label="0 is the first, 1 the second", elem_id="weight"
         )
-        middle = gr.Image(
-            label="On the path",
-            interactive=False,
-            format="png",
-            elem_classes="pixels",
-            elem_id="middle",
-        )
+        middle = shown("On the path", "middle", 220)
     return weight, middle
 
 
@@ -112,13 +100,7 @@ def _canvas() -> tuple[gr.ImageEditor, gr.Textbox, gr.Button, gr.Image]:
         with gr.Column(min_width=280):
             seeds = gr.Textbox("0-7", label="Seeds", elem_id="paint-seeds")
             paint = gr.Button("Paint anew", variant="primary", elem_id="paint")
-            painted = gr.Image(
-                label="Made anew",
-                interactive=False,
-                format="png",
-                elem_classes="pixels",
-                elem_id="painted",
-            )
+            painted = shown("Made anew", "painted", 400)
     return editor, seeds, paint, painted
 
 

@@ -59,6 +59,19 @@ def sentence(error: BaseException) -> gr.Error:
     return gr.Error(html.escape(short or type(error).__name__), print_exception=False)
 
 
+def shown(label: str, name: str, height: int | None = None) -> gr.Image:
+    """A place for a picture that the page makes."""
+    return gr.Image(
+        label=label,
+        elem_id=name,
+        height=height,
+        interactive=False,
+        format="png",
+        elem_classes="pixels",
+        buttons=["download", "fullscreen"],
+    )
+
+
 def one_of(names: list[str], now: Any = None) -> Any:
     """A dropdown's new choices; the value stays where it is still one of them."""
     first = names[0] if names else None

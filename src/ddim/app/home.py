@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 
 from ddim.curves import METRICS
@@ -25,17 +24,16 @@ class Home:
     """A folder, and no path outside it; keeps the last two models open.
 
     root: a model's folder or one of many.   shown: how the user wrote it, for commands.
+    made: where the files to download are written, the older of which go.
     """
 
     root: Path
     shown: str
+    made: Path
     device: str = "cpu"
     _models: OrderedDict[tuple[str, float, int], Model] = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
-    _scratch: TemporaryDirectory[str] = field(
-        default_factory=lambda: TemporaryDirectory(prefix="ddim-app-", ignore_cleanup_errors=True)
-    )
-    _made: deque[Path] = field(default_factory=deque)
+    _count: int = 0
 
     def models(self) -> list[str]:
         """The folders of models, by their names from the root; "." is the root itself."""
@@ -76,13 +74,10 @@ class Home:
     def scratch(self) -> Path:
         """A new folder for files to download; those of the last runs stay until the end."""
         with self._lock:
-            folder = (
-                Path(self._scratch.name) / f"{len(self._made) and int(self._made[-1].name) + 1}"
-            )
+            self._count += 1
+            folder = self.made / str(self._count)
             folder.mkdir()
-            self._made.append(folder)
-            while len(self._made) > _KEPT:
-                shutil.rmtree(self._made.popleft(), ignore_errors=True)
+            shutil.rmtree(self.made / str(self._count - _KEPT), ignore_errors=True)
             return folder
 
     def recipe(self, name: str, calls: int, guidance: float, clip: float | None) -> Recipe:

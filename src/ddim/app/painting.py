@@ -17,7 +17,7 @@ from ddim.app.there_and_back import Encoded
 from ddim.data import to_pixels
 from ddim.measurements import Mask, project
 from ddim.noise import Seeded
-from ddim.pictures import grid, picture
+from ddim.pictures import picture
 from ddim.sampling import trace
 from ddim.solvers import Resample
 
@@ -47,7 +47,7 @@ def strokes(drawing: Any, height: int, width: int) -> Tensor:
     return covered
 
 
-def repainted(home: Home, encoded: Encoded, drawing: Any, seeds: Any) -> Iterator[Image.Image]:
+def repainted(home: Home, encoded: Encoded, drawing: Any, seeds: Any) -> Iterator[Tensor]:
     """The first image with what is painted made anew, once for each seed, as it denoises."""
     fields = {"steps": encoded.wanted.steps, "seeds": seeds, "label": encoded.wanted.label}
     wanted = asked(home, encoded.wanted.name, {**fields, "clip": 1.0})
@@ -65,7 +65,7 @@ def repainted(home: Home, encoded: Encoded, drawing: Any, seeds: Any) -> Iterato
             with torch.no_grad():
                 _, prediction = next(run)
         except StopIteration as end:
-            yield grid(end.value.cpu())
+            yield end.value.cpu()
             return
         if k % _REPEATS == 0:
-            yield grid(prediction.x0.clamp(-1, 1))
+            yield prediction.x0.clamp(-1, 1)

@@ -12,7 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from ddim import curves
-from ddim.app.handlers import QUICK, one_of, told
+from ddim.app.handlers import QUICK, one_of, shown, told
 from ddim.app.home import REPORT, Home
 from ddim.keeping import SAMPLES
 
@@ -25,13 +25,17 @@ def runs_tab(home: Home) -> None:
     seen = gr.State("")
     with gr.Row():
         run = gr.Dropdown(home.runs(), label="Run", elem_id="run", min_width=200)
-        report = gr.Dropdown(home.reports(), label="Report", elem_id="report", min_width=200)
+        report = gr.Dropdown(
+            home.reports(),
+            value=None,
+            label="Report, to be chosen",
+            elem_id="report",
+            min_width=200,
+        )
     status = gr.Markdown("", elem_id="run-status")
     with gr.Row():
-        plot = gr.Image(label="Curves", interactive=False, format="png", elem_id="curves")
-        shown = gr.Image(
-            label="Samples", interactive=False, format="png", elem_classes="pixels", elem_id="grid"
-        )
+        plot = shown("Curves", "curves")
+        samples = shown("Samples", "grid", 420)
     page = gr.HTML("", elem_id="report-page")
 
     @told
@@ -45,9 +49,11 @@ def runs_tab(home: Home) -> None:
         return (*looked(folder), now)
 
     def refresh(now: Any, other: Any) -> tuple[Any, Any]:
-        return one_of(home.runs(), now), one_of(home.reports(), other)
+        reports = home.reports()
+        kept = other if other in reports else None
+        return one_of(home.runs(), now), gr.Dropdown(choices=reports, value=kept)
 
-    outputs = [status, plot, shown, seen]
+    outputs = [status, plot, samples, seen]
     quick = {**QUICK, "queue": True, "concurrency_limit": 2}
     gr.Timer(_EVERY).tick(watch, [run, seen], outputs, **quick)
     run.change(watch, [run, seen], outputs, **quick)

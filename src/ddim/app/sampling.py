@@ -11,7 +11,7 @@ import gradio as gr
 from PIL.Image import Image
 
 from ddim.app.asked import MOST_SEEDS, TUNED, Asked, Frame, asked, film
-from ddim.app.handlers import NETWORK, QUICK, one_of, told, told_each
+from ddim.app.handlers import NETWORK, QUICK, one_of, shown, told, told_each
 from ddim.app.home import Home
 from ddim.pictures import save_arrays, save_gif, save_grid
 from ddim.plans import SPACINGS
@@ -46,14 +46,7 @@ def sampling_tab(home: Home) -> None:
                 go = gr.Button("Sample", variant="primary", elem_id="sample")
                 stop = gr.Button("Stop", elem_id="stop")
         with gr.Column(scale=3, min_width=300):
-            picture = gr.Image(
-                label="Images",
-                format="png",
-                interactive=False,
-                elem_id="images",
-                elem_classes="pixels",
-                buttons=["fullscreen"],
-            )
+            picture = shown("Images", "images", 420)
             status = gr.Markdown("", elem_id="status")
             with gr.Row():
                 files = [
@@ -87,7 +80,7 @@ def sampling_tab(home: Home) -> None:
         waiting = [gr.DownloadButton(interactive=False)] * 3
         how = wanted.command(home), wanted.python(home)
         pictures: list[Image] = []
-        shown = 0.0
+        last = 0.0
         for frame in wanted.frames(home):
             if frame.images is not None:
                 made = written(home.scratch(), wanted, frame, pictures)
@@ -95,8 +88,8 @@ def sampling_tab(home: Home) -> None:
                 yield (frame.picture, summary(frame, len(wanted.seeds)), *how, *ready)
                 return
             pictures.append(frame.picture)
-            if time.monotonic() - shown > _PAUSE:
-                shown = time.monotonic()
+            if time.monotonic() - last > _PAUSE:
+                last = time.monotonic()
                 yield (frame.picture, f"call {frame.done} of {frame.of}", *how, *waiting)
 
     inputs = [model, steps, solver, spacing, eta, seeds, label, guidance]

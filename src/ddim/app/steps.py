@@ -17,10 +17,12 @@ from ddim.app.asked import TUNED, asked, number
 from ddim.app.handlers import NETWORK, QUICK, one_of, told, told_each
 from ddim.app.home import Home
 from ddim.app.sampling import labelled, labels_of, solver_field
+from ddim.cells import fitting
 from ddim.data import to_pixels
 from ddim.noise import Seeded
 from ddim.pictures import grid
 from ddim.sampling import sample
+from ddim.spec import build
 from ddim.teacher import FINEST, SOLVER, Teacher
 
 COUNTS = (5, 10, 20, 50, 1000)
@@ -84,7 +86,8 @@ def compared(
             yield done, fine
         for row in rows:
             try:
-                wanted = asked(home, name, {**given, "steps": calls, "solver": row})
+                steps = calls if row == TUNED else fitting(model, build(row), calls, "trailing")
+                wanted = asked(home, name, {**given, "steps": steps, "solver": row})
                 plan, solver = wanted.made(home, model)
             except ValueError as error:
                 if row != TUNED:
@@ -102,10 +105,10 @@ def distance(images: Tensor, fine: Tensor) -> float:
 
 
 def drawn(done: Table, fine: Tensor | None) -> str:
-    """The table as HTML: a row for each solver, a column for each number of steps."""
+    """The table as HTML: a row for each solver, a column for each number of calls."""
     counts = sorted({calls for _, calls in done}, reverse=True)
     rows = list(dict.fromkeys(name for name, _ in done))
-    head = "".join(f"<th>{count} steps</th>" for count in counts)
+    head = "".join(f"<th>{count} calls</th>" for count in counts)
     if fine is not None:
         head = f"<th>fine solution</th>{head}"
     body = ""

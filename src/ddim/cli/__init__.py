@@ -109,6 +109,8 @@ def _defaults(context: typer.Context, path: Path | None) -> None:
         params = {flag.strip("-"): p.name for p in group.commands[name].params for flag in p.opts}
         if wrong := [key for key in table if key not in params]:
             raise ValueError(f"{path}: ddim {name} has no --{wrong[0]}; see ddim {name} --help")
+        if empty := [key for key, value in table.items() if not value and isinstance(value, str)]:
+            raise ValueError(f"{path}: {empty[0]} of [{name}] is empty; give a value, or delete it")
         context.default_map[name] = {params[key]: value for key, value in table.items()}
 
 

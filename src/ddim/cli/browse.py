@@ -6,12 +6,16 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ddim.cli.console import device as find_device
 from ddim.cli.options import Device
+
+if TYPE_CHECKING:
+    from ddim.app.home import Home
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -53,15 +57,21 @@ def app(
     from ddim.app.home import Home
     from ddim.app.page import serve
 
-    home = Home(folder, str(folder), find_device(device))
+    with TemporaryDirectory(prefix="ddim-app-", ignore_cleanup_errors=True) as place:
+        home = Home(folder, str(folder), Path(place), find_device(device))
+        _refuse_empty(home)
+        blocks, address = serve(home, host, port, password, browser=browser)
+        print(f"{address} shows {folder}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            blocks.close(verbose=False)
+
+
+def _refuse_empty(home: Home) -> None:
+    """Raise ValueError if there is nothing to show."""
     if not home.models() and not home.runs() and not home.reports():
         raise ValueError(
-            f"{folder} holds no model, no run and no report; give another folder, or begin with "
-            "ddim demo"
+            f"{home.shown} holds no model, no run and no report; give another folder, or begin "
+            "with ddim demo"
         )
-    blocks, address = serve(home, host, port, password, browser=browser)
-    print(f"{address} shows {folder}; Ctrl-C ends it", file=sys.stderr, flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        blocks.close(verbose=False)
