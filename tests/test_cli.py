@@ -335,6 +335,10 @@ def test_help_and_version(run):
     assert code == 0
     names = [name for group in cli._COMMANDS.values() for name, _, _ in group]
     assert re.findall(r"^  ([a-z]+)  ", out, re.MULTILINE) == names
+    examples = [example for group in cli._COMMANDS.values() for _, _, example in group]
+    assert re.findall(r"^ +\$ (.*)$", out, re.MULTILINE) == examples
+    assert max(map(len, out.splitlines())) <= 80
+    assert run() == (0, out, "")
     assert "75 stopped" in out
     assert run("--version")[1].strip() == ddim.__version__
     code, _, err = run("sample")
@@ -350,7 +354,8 @@ def test_the_example_of_a_command_has_options_that_it_takes(run, name, example):
     assert f"Example: {example}" in " ".join(out.split())
     program, command, *words = shlex.split(example)
     assert (program, command) == ("ddim", name)
-    taken = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", out.partition("Options:")[2]))
+    listed = out.partition("Options:")[2].partition("Example:")[0]
+    taken = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", listed))
     assert {word for word in words if word.startswith("-")} <= taken
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
+from itertools import pairwise
 
 from ddim.cli.telling import BROKEN_OFF, INTERRUPTED
 
 GOES_ON = ("train", "generate", "evaluate", "tune")
 """The commands that go on where they were stopped."""
+_WANTED = {
+    "Input should be a valid integer": "a whole number",
+    "Input should be a valid number": "a number",
+    r"Input should be greater than or equal to (\S+)": "at least ",
+    r"Input should be less than or equal to (\S+)": "at most ",
+}
+"""Typer's words, which do not say what it got, and ours."""
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOMEM)
 
 
@@ -50,8 +59,15 @@ def hushed() -> None:
 
 
 def _usage(error: BaseException, text: str) -> str:
-    context = getattr(error, "ctx", None)
+    """What is wrong with the command line: the flag, what it got, and what it takes."""
+    context, flags = getattr(error, "ctx", None), getattr(getattr(error, "param", None), "opts", [])
     path = "ddim" if context is None else context.command_path
+    given = [f"{flag} {word}" for flag, word in pairwise(sys.argv) if flag in flags]
+    named = [flag for flag in flags if flag.startswith("--")]
+    for pattern, wanted in _WANTED.items():
+        if found := re.search(pattern, text):
+            got = next(iter(given or named or flags), "an argument")
+            text = f"{got}: give {wanted}{''.join(found.groups())}"
     return f"{text.rstrip('.')}; see {path} --help"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,7 +102,18 @@ Size = Annotated[
 ]
 Num = Annotated[int | None, typer.Option("-n", "--num", min=1, help="Only the first NUM images.")]
 Label = Annotated[int | None, typer.Option(help="The class, for a model trained with classes.")]
-Clip = Annotated[float | None, typer.Option(help="Keep the predicted image within [-CLIP, CLIP].")]
+
+
+def _limit(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"--clip {value:g}; choose a number above 0, 1 for images in [-1, 1]")
+    return value
+
+
+Clip = Annotated[
+    float | None,
+    typer.Option(callback=_limit, help="Keep the predicted image within [-CLIP, CLIP]."),
+]
 Seeds = Annotated[
     str | None,
     typer.Option("--seeds", "--seed", help="One image per seed, such as 0-15,20; usually 0-15."),

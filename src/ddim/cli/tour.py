@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -31,6 +33,14 @@ class Tour(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """In the order of registration."""
         return list(self.commands)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the words apart. Raises ValueError for an empty one, as of an unset variable."""
+        for before, word in pairwise(["ddim", *args]):
+            if not word or re.fullmatch("--[a-z-]+=", word):
+                flag = word or before
+                raise ValueError(f"the value after {flag} is empty; give one, or leave it out")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C is a sentence, and status 75 if the command goes on later."""

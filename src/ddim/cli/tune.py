@@ -99,13 +99,16 @@ def _fitted(
 
     options, out = how
     fit, held = options.counts(opened)
-    print(f"fitting to {fit} images; {held} more choose, and {held} judge", file=sys.stderr)
-    made = []
+    said, made = f"fitting to {fit} images; {held} more choose, and {held} judge", []
     with progress() as bar:
         task = bar.add_task("tuning, images through the network", total=None)
-        for recipe in ddim.tuning.one_by_one(
-            opened, counts, options, lambda images: bar.advance(task, images)
-        ):
+
+        def tick(images: int) -> None:
+            if not bar.tasks[0].completed:  # what was asked for stands
+                print(said, file=sys.stderr)
+            bar.advance(task, images)
+
+        for recipe in ddim.tuning.one_by_one(opened, counts, options, tick):
             path = ddim.save_recipe(recipe, model)
             made.append(recipe)
             print(f"{path}: {_told(recipe)}", file=out, flush=True)
