@@ -26,7 +26,7 @@ import ddim
 from ddim.data import digits, to_float
 
 ROOT = Path(__file__).resolve().parents[1]
-SCREENSHOTS = "app-*.png", "python benchmarks/screenshots.py"
+ELSEWHERE = {"app-*.png": "python benchmarks/screenshots.py RUNS"}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def main() -> int:
     if not options.names:
         for name, figure in FIGURES.items():
             print(f"{name:<18} {figure.__doc__}")
-        print("{:<18} {}".format(*SCREENSHOTS))
+        for names_like, command in ELSEWHERE.items():
+            print(f"{names_like:<18} {command}")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names:
         with tempfile.TemporaryDirectory() as work:
