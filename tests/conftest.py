@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before diffusers is imported: no test uses the network
@@ -31,6 +32,14 @@ def _cache_of_tests(tmp_path_factory):
 def cache(_cache_of_tests):
     """Where what can be made anew is kept, once for all tests."""
     return _cache_of_tests
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The folder of a whole `ddim demo`, made once for all slow tests."""
+    folder = tmp_path_factory.mktemp("demo")
+    subprocess.run([sys.executable, "-m", "ddim", "demo"], cwd=folder, check=True)
+    return folder / "runs/demo"
 
 
 @pytest.fixture

@@ -255,22 +255,16 @@ def call(address, name, data):
 def test_what_no_page_would_send_is_answered_in_words(page, server, runs):
     address, process, _ = server
     usual = ["demo", 3, "ddim", "trailing", 0, "0-3", "none", 1]
-    hostile = {
-        "../../etc": "is not in runs",
-        "/etc": "is not in runs",
-        "demo/../../..": "is not in runs",
-        "<script>": "&lt;script&gt;",
-    }
-    for name, told in hostile.items():
-        assert told in str(call(address, "sample", [name, *usual[1:]])) or "refused" in str(
-            call(address, "sample", [name, *usual[1:]])
+    for name in ("../../etc", "/etc", "demo/../../..", "", None, ["demo"]):
+        assert re.search(
+            "is not in|choose one of", str(call(address, "sample", [name, *usual[1:]]))
         )
     for place, value in ((1, float("nan")), (1, 10**400), (2, "x" * 10**6), (5, "0-" + "9" * 5000)):
         data = [*usual]
         data[place] = value
         assert call(address, "sample", data)
     for path in ("/etc/passwd", str(runs / "demo" / "ddim.json"), str(ROOT / "pyproject.toml")):
-        with pytest.raises(urllib.error.HTTPError, match="40[034]"):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[034]"):
             urllib.request.urlopen(f"{address}gradio_api/file={path}")
     assert process.poll() is None
     page.click("#sample")
@@ -287,10 +281,12 @@ def test_large_uploads_are_taken_or_refused_and_memory_returns(page, server, tmp
     page.click("#encode")
     SHOTS["told"](page, "#error", "mean square error")
     before = memory(process)
-    for _ in range(8):
+    for seed in range(10, 18):
+        shown = source(page, "#back")
+        page.fill("#second-seed textarea, #second-seed input", str(seed))
         page.click("#encode")
-        page.wait_for_timeout(300)
-        page.wait_for_function("!document.querySelector('#edit-model .pending, #back .wrap.full')")
+        changed = f"document.querySelector('#back img').src != {json.dumps(shown)}"
+        page.wait_for_function(changed, timeout=60_000)
     assert memory(process) - before < 50 << 20
     page.set_input_files("#second input[type=file]", tmp_path / "heavy.png")
     message(page, "size")
