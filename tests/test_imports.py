@@ -49,7 +49,7 @@ FLOORS = [
     ["evaluation", "tables"],
     ["report"],
     ["comparison"],
-    ["demo"],
+    ["demo", "app"],
     ["cli"],
     ["__main__"],
 ]

@@ -115,7 +115,8 @@ def drawn(done: Table, fine: Tensor | None) -> str:
     for place, name in enumerate(rows):
         cells = "".join(_cell(done.get((name, count)), fine) for count in counts)
         if fine is not None:
-            cells = (_cell(fine, None) if place == 0 else "<td></td>") + cells
+            whole = f'<td rowspan="{len(rows)}">{_picture(fine)}</td>'
+            cells = (whole if place == 0 else "") + cells
         body += f"<tr><th>{html.escape(name)}</th>{cells}</tr>"
     return f'<div class="steps"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
@@ -126,7 +127,11 @@ def _cell(images: Tensor | str | None, fine: Tensor | None) -> str:
     if isinstance(images, str):
         return f'<td class="none" title="{html.escape(images)}">none fitted</td>'
     told = "" if fine is None else f"{distance(images, fine):.1f}"
-    return f'<td><img class="pixels" alt="images" src="{_inline(grid(images, 2))}"><br>{told}</td>'
+    return f"<td>{_picture(images)}<br>{told}</td>"
+
+
+def _picture(images: Tensor) -> str:
+    return f'<img class="pixels" alt="images" src="{_inline(grid(images, 2))}">'
 
 
 def _inline(picture: Image) -> str:
