@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -147,4 +149,6 @@ def main() -> None:
             raise
         text, status = found
         ending.say(text)
+    # A library that is interrupted while Python ends would show its stack.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)

@@ -162,8 +162,8 @@ def reconstruct(
     save_grid(_padded(rows), output, len(rows[0]))
     if as_json:
         document({"out": output, **facts})
-        return
-    _show(facts)
+    else:
+        _show(facts)
     print(f"{output}: {len(x)} images, each above what came back", file=sys.stderr)
 
 
