@@ -81,6 +81,16 @@ def test_every_call_is_a_picture_and_the_last_has_the_images(home):
     assert len({frame.picture.tobytes() for frame in frames[:-1]}) == 5
 
 
+def test_images_that_are_not_finite_are_told_and_not_shown(tmp_path):
+    wild = tiny_model()
+    for weight in wild.net.parameters():
+        weight.mul_(1e30)
+    ddim.save(wild, tmp_path / "wild")
+    home = Home(tmp_path, "runs", tmp_path)
+    with pytest.raises(ValueError, match="holds a nan or an infinity"):
+        finished(asked(home, "wild", {"steps": 2}), home)
+
+
 WRONG = {
     "steps": [1e9, math.nan, math.inf, 0, -3, 2.5, None, "", "ten", [], 10**400],
     "seeds": ["", "x", "5-1", "0-64", "1,1", "-3", "0-99999999999999999999", "1e3", None],
@@ -365,7 +375,7 @@ def test_the_command_refuses_what_it_cannot_show(run, tmp_path, monkeypatch):
         (["absent"], "is no folder"),
         (["empty"], "holds no model"),
         (["empty", "--host", "0.0.0.0"], "DDIM_APP_PASSWORD"),
-        (["empty", "--port", "0"], "greater than or equal to 1"),
+        (["empty", "--port", "0"], "give at least 1"),
     ):
         code, out, err = run("app", *words)
         assert (code, out) == (2, "")

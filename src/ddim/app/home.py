@@ -91,9 +91,11 @@ class Home:
     def _walk(self, folder: Path, depth: int) -> Iterator[Path]:
         """The folder and those in it, unless they are hidden or links that lead out."""
         yield folder
-        if not depth:
+        try:
+            inner = sorted(folder.iterdir()) if depth else []
+        except OSError:  # not ours to read
             return
-        for path in sorted(folder.iterdir()):
+        for path in inner:
             inside = path.is_dir() and path.resolve().is_relative_to(self.root.resolve())
             if inside and not path.name.startswith("."):
                 yield from self._walk(path, depth - 1)
