@@ -115,7 +115,7 @@ class Asked:
     def frames(self, home: Home) -> Iterator[Frame]:
         """Do it, with a picture at every network call; the last has the images.
 
-        Raises ValueError where one would hold a nan or an infinity.
+        Raises FloatingPointError where one would hold a nan or an infinity.
         """
         opened = home.model(self.name)
         plan, solver = self.made(home, opened)
