@@ -76,13 +76,13 @@ def of_page(sources: Sources, name: str) -> Path:
 
 
 def solvers(sources: Sources, name: str) -> Path:
-    """python benchmarks/solvers.py draws it; minutes"""
+    """python benchmarks/solvers.py draws it"""
     run(str(ROOT / "benchmarks/solvers.py"), "--out", str(sources.work))
     return sources.work / name
 
 
 def tuned(sources: Sources, name: str) -> Path:
-    """the tuning.png of `ddim tune --calls 5,10`, from --unet; long"""
+    """the tuning.png of `ddim tune --calls 5,10`, from --unet"""
     if sources.unet is None:
         raise ValueError(f"{name} needs --unet FOLDER, a model of 32×32 digits")
     copy = shutil.copytree(sources.unet, sources.work / "unet")
