@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -307,6 +308,27 @@ def test_fifty_clicks_in_a_second_are_one_run_and_the_server_lives(page, server)
     page.wait_for_timeout(1500)
     page.click("#sample")
     SHOTS["told"](page, "#status", "4 network calls")
+
+
+def test_a_password_is_asked_for_and_what_ends_the_page_leaves_nothing(runs, tmp_path):
+    words = [sys.executable, "-m", "ddim", "app", str(runs), "--port"]
+    scratch = {**os.environ, "TMPDIR": str(tmp_path), "DDIM_APP_PASSWORD": "secret"}
+    for port, end in (("7971", signal.SIGINT), ("7972", signal.SIGTERM)):
+        with subprocess.Popen(
+            [*words, port], env=scratch, stderr=subprocess.PIPE, text=True
+        ) as own:
+            address = own.stderr.readline().split()[0]
+            for place in ("config", "gradio_api/info", "gradio_api/queue/data?session_hash=x"):
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    urllib.request.urlopen(f"{address}{place}")
+            other = subprocess.run([*words, port], capture_output=True, text=True, check=False)
+            assert other.returncode == 2
+            assert other.stderr.splitlines()[-1] == (
+                f"ddim: port {port} of 127.0.0.1 cannot be had; choose another by --port"
+            )
+            own.send_signal(end)
+            assert own.wait(20) == 0
+        assert not list(tmp_path.glob("ddim-app-*"))
 
 
 @pytest.mark.parametrize("width", [1280, 390])

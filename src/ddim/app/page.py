@@ -44,20 +44,24 @@ def serve(
     blocks = page(home)
     fonts: Any = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port,
-        auth=None if password is None else ("ddim", password),
-        inbrowser=browser,
-        share=False,
-        ssr_mode=False,
-        mcp_server=False,
-        quiet=True,
-        show_error=True,
-        max_file_size=UPLOAD,
-        footer_links=[],
-        theme=theme,
-        css=style,
-        prevent_thread_lock=True,
-    )
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            auth=None if password is None else ("ddim", password),
+            inbrowser=browser,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            quiet=True,
+            show_error=True,
+            max_file_size=UPLOAD,
+            footer_links=[],
+            theme=theme,
+            css=style,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        asked = "a port from 7860 to 7959" if port is None else f"port {port}"
+        raise OSError(f"{asked} of {host} cannot be had; choose another by --port") from error
     return blocks, address

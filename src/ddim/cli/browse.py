@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -62,10 +64,11 @@ def app(
         _refuse_empty(home)
         blocks, address = serve(home, host, port, password, browser=browser)
         print(f"{address} shows {folder}; Ctrl-C ends it", file=sys.stderr, flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            blocks.close(verbose=False)
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        with suppress(KeyboardInterrupt):
+            ended.wait()
+        blocks.close(verbose=False)
 
 
 def _refuse_empty(home: Home) -> None:
