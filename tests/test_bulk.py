@@ -1,12 +1,14 @@
 """Many samples: the same bytes whatever makes them, files that tools read, damage mended."""
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -576,4 +578,25 @@ def test_ray_leaves_the_same_folder(folder, tmp_path):
     made(job, tmp_path / "here")
     state = made(job, tmp_path / "ray", lambda shards: engines.OnRay(job, out.name, 2))
     assert (state.done, state.failed) == (256, {})
+    assert content(tmp_path / "ray") == content(tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("small", [0, 1 << 16], ids=["stored", "inline"])
+def test_ray_workers_that_all_die_start_again(folder, tmp_path, monkeypatch, small):
+    monkeypatch.setattr(engines, "_SMALL", small)
+    job, out = job_of(folder, 40, shard_size=5), place(tmp_path / "ray")
+
+    class Dying(engines.OnRay):
+        def submit(self, task):
+            if task == 2 and not hasattr(self, "killed"):
+                self.killed = gc.collect()
+                time.sleep(3)  # Ray lets go of what nobody holds once a second
+                for actor in self._actors:
+                    self._ray.kill(actor, no_restart=False)
+            super().submit(task)
+
+    made(job, tmp_path / "here")
+    state = made(job, tmp_path / "ray", lambda shards: Dying(job, out.name, 2))
+    assert (state.done, state.failed) == (40, {})
     assert content(tmp_path / "ray") == content(tmp_path / "here")

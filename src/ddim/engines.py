@@ -23,6 +23,7 @@ from ddim.extras import needed
 from ddim.places import Place, place
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_SMALL = 1 << 16  # bytes; Ray itself keeps so few with an actor
 _SECOND = 1.0
 Make = Callable[[int], object]
 """What makes a task."""
@@ -227,10 +228,12 @@ class OnRay:
         out = out if "://" in out else os.path.abspath(out)
         opened = opened or partial(_maker, job, out)
         try:
-            given = ray.put(ray.cloudpickle.dumps(opened))
+            sent = ray.cloudpickle.dumps(opened)
+            # Kept, or Ray lets it go before an actor that died asks for it again.
+            self._given = sent if len(sent) < _SMALL else ray.put(sent)
         except Exception as error:  # of whatever kind what is to be sent raises
             raise ValueError(f"it cannot be sent to Ray's workers ({said(error)})") from error
-        self._actors = [actor.remote(given, out) for _ in range(min(count or have, have))]
+        self._actors = [actor.remote(self._given, out) for _ in range(min(count or have, have))]
         self._busy, self._rest = dict[Any, tuple[int, int]](), Rest()
 
     @property
