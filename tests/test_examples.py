@@ -144,10 +144,10 @@ def test_signals_are_read_from_a_file_too(brief, tmp_path):
 def test_signals_statistics_are_those_of_the_signals():
     signals = loaded("signals")
     t = torch.arange(64.0)
-    wave = 3 * torch.sin(2 * torch.pi * 5 * t / 64)[None, None]
+    wave = 3 * torch.sin(2 * torch.pi * 5 * t / 64 + 0.7)[None, None]
     assert float(signals.peaks(wave)) == pytest.approx(3, abs=0.02)
     assert float(signals.tails(wave)) == pytest.approx(0.5, abs=0.01)
-    assert int(signals.power(wave).argmax()) == 5
+    assert float(signals.power(wave)[5]) == pytest.approx((3 * 32) ** 2)
     assert signals.power_apart(2 * wave, wave) == pytest.approx(3)
 
 
@@ -176,7 +176,7 @@ def test_guidance_in_full(whole):
     assert none[1] < 25  # chance is 10
     assert 80 < asked[1] <= twice[1] <= most[1]
     assert most[1] > 97
-    assert asked[2] == pytest.approx(spread, rel=0.15)
+    assert asked[2] == pytest.approx(spread, rel=0.2)
     assert most[2] < twice[2] < asked[2]
 
 
