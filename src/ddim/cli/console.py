@@ -142,20 +142,9 @@ def device(name: str) -> str:
 
 def integers(text: str) -> list[int]:
     """The numbers of a list such as 0-15,20."""
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ValueError(
-                f"{text!r} is not a list of seeds; write numbers and ranges such as 0-15,20"
-            )
-        if len(chosen) + int(last) - int(first) >= 1_000_000:
-            raise ValueError(f"{text!r} holds more than a million seeds; ask for fewer at a time")
-        chosen.extend(range(int(first), int(last) + 1))
-    if len(set(chosen)) < len(chosen):
-        raise ValueError(f"{text!r} names a seed twice; name each once")
-    return chosen
+    from ddim import spec
+
+    return spec.integers(text)
 
 
 def listed(text: str) -> list[float]:
