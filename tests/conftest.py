@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from ddim.cli import main
 settings.register_profile("same every time", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same every time")
 torch.set_num_threads(1)  # the networks here are too small to share
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 
 
 @pytest.fixture(autouse=True)

@@ -242,7 +242,7 @@ BAD = {
     ),
     "two schedules": (["plan", "--model", "MODEL", "--schedule", "cosine"], "exclude each other"),
     "seed twice": (["sample", "MODEL", "--seeds", "1-3,2"], "names a seed twice"),
-    "too many seeds": (["sample", "MODEL", "--seeds", "0-99999999999"], "more than 1,000,000 seeds"),
+    "too many seeds": (["sample", "MODEL", "--seeds", "0-99999999999"], "than 1,000,000 seeds"),
     "jpg": (["sample", "MODEL", "-o", "x.jpg"], "x.jpg is no place for images; name a .png"),
     "png is a folder": (["sample", "MODEL", "-o", "EMPTY.png"], "EMPTY.png is no place for images"),
     "T": (["plan", "--schedule", "linear:T=1e9"], "T=1000000000.0; choose a whole number"),
