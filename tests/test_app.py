@@ -118,8 +118,11 @@ def test_an_eta_goes_to_the_solvers_that_have_one(home):
     assert ddim.build(solver(eta=0.5)) == ddim.DDIM(eta=0.5)
     assert ddim.build(solver(solver="dpmpp:order=3", eta=0.5)) == ddim.DPMpp(order=3, eta=0.5)
     assert solver(solver="unipc") == "unipc"
-    for other in ("unipc", "ddpm", "ddim:eta=0.2"):
-        with pytest.raises(ValueError, match="takes no η"):
+    assert ddim.build(solver(solver="resample", eta=0)) == ddim.Resample(eta=0.0)
+    assert solver(solver="resample", eta=1) == solver(solver="resample") == "resample"
+    assert solver(solver="ddpm", eta=0) == "ddpm"
+    for other, why in (("unipc", "takes no"), ("ddpm", "takes no"), ("ddim:eta=0.2", "itself")):
+        with pytest.raises(ValueError, match=why):
             solver(solver=other, eta=0.5)
 
 
@@ -223,18 +226,38 @@ def test_errors_are_told_as_text_and_faults_are_not_hidden():
 
 def test_few_steps_come_nearer_the_fine_solution_with_each_column(home):
     *_, (done, fine) = steps.compared(home, "plain", "unipc", {"seeds": "0-1"})
-    far = [steps.distance(done["unipc", calls], fine) for calls in (5, 10, 50)]
+    far = [steps.distance(done["unipc", calls].images, fine) for calls in (5, 10, 50)]
     assert far[0] > far[1] > far[2]
-    assert steps.distance(done["ddim", 1000], fine) < steps.distance(done["ddim", 5], fine)
-    assert isinstance(done[TUNED, 5], str)
+    near, away = (steps.distance(done["ddim", calls].images, fine) for calls in (1000, 5))
+    assert near < away
+    assert done[TUNED, 5].images is None
     html = steps.drawn(done, fine)
     assert html.count("<img") == 11  # two solvers by five, and the fine solution
     assert html.count("none fitted") == 5
     assert f">{far[0]:.1f}</td>" in html
 
 
+def test_what_has_no_distance_says_why(home):
+    *_, (done, fine) = steps.compared(home, "plain", "resample:repeats=3", {"seeds": "0"})
+    short, long = done["resample:repeats=3", 5], done["resample:repeats=3", 10]
+    assert (short.images, short.word) == (None, "too few") or short.word == "drew noise"
+    assert long.word == "drew noise"
+    *_, (done, fine) = steps.compared(home, "plain", "ddpm", {"seeds": "0"})
+    assert {done["ddpm", calls].word for calls in steps.COUNTS} == {"drew noise"}
+    assert done["ddim", 10].word == ""
+    assert ">drew noise</td>" in steps.drawn(done, fine)
+
+
+def test_the_program_is_for_the_device_of_the_page(home):
+    elsewhere = Home(home.root, "runs", home.made, "cuda")
+    program = asked(home, "plain", {"steps": 2}).python(elsewhere)
+    assert "ddim.load('runs/plain', 'cuda').optimize" in program
+    assert "noise.start(model.shape, 'cuda')" in program
+
+
 def test_the_table_names_a_solver_as_text(home):
-    assert "<b>" not in steps.drawn({("<b>", 5): "<i>"}, None)
+    assert "<b>" not in steps.drawn({("<b>", 5): steps.Cell(None, "too few", "<i>")}, None)
+    assert "<i>" not in steps.drawn({("<b>", 5): steps.Cell(None, "too few", "<i>")}, None)
     with pytest.raises(ValueError, match="unknown"):
         list(steps.compared(home, "plain", "<b>", {"seeds": "0"}))
     with pytest.raises(ValueError, match="count of seeds is 17"):

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -301,9 +302,13 @@ def parsed(
 
 def fitting(model: Model, solver: Solver, budget: int, spacing: str) -> int:
     """The most steps whose network calls are within the budget."""
-    for steps in range(min(budget, model.schedule.T), 0, -1):
-        if calls(solver, model.plan(steps, spacing)) <= budget:
-            return steps
+
+    def cost(steps: int) -> int:
+        return calls(solver, model.plan(steps, spacing))
+
+    most = min(budget, model.schedule.T)
+    if found := bisect_right(range(1, most + 1), budget, key=cost):  # the cost rises with the steps
+        return found
     raise ValueError(f"{budget} network calls are too few for {describe(solver)}; give it more")
 
 

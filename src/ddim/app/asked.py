@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ddim.pictures import grid
 from ddim.plans import SPACINGS, Plan
 from ddim.process import Denoiser
 from ddim.sampling import calls, trace
-from ddim.solvers import DDIM, DPMpp, Solver
+from ddim.solvers import SOLVERS, Solver
 from ddim.spec import build, describe, integers
 
 TUNED = "fitted recipe"
@@ -80,7 +81,9 @@ class Asked:
         path = home.path(self.name)
         usual = {"label": None, "clip": None, "guidance": 1.0}
         options = self._options(usual)
-        lines = ["import ddim", "", f'model = ddim.load({path!r}).optimize("fp32", "eager")']
+        place = "" if home.device == "cpu" else f", {home.device!r}"
+        opened = f'model = ddim.load({path!r}{place}).optimize("fp32", "eager")'
+        lines = ["import ddim", "", opened]
         if self.solver == TUNED:
             kept = self._options({"guidance": 1.0, "clip": None})
             found = ", ".join(filter(None, [f"Path({path!r})", str(self.steps), kept]))
@@ -91,7 +94,7 @@ class Asked:
             lines += [f"solver = ddim.build({self.solver!r})"]
         lines += [
             f"noise = ddim.Seeded({_listed(self.seeds)})",
-            "start = noise.start(model.shape)",
+            f"start = noise.start(model.shape{place})",
             f"images = ddim.sample(model.denoiser({options}), start, plan, solver, noise)",
             'ddim.save_grid(images, "grid.png")',
         ]
@@ -151,8 +154,8 @@ def asked(home: Home, name: Any, fields: dict[str, Any]) -> Asked:
     spacing = fields.get("spacing") or "trailing"
     if spacing not in SPACINGS:
         raise ValueError(f"{spacing!r} is no spacing; choose one of {', '.join(SPACINGS)}")
-    if solver != TUNED:
-        solver = _with_eta(solver, number("η", fields.get("eta", 0.0), 0.0, 1.0))
+    if solver != TUNED and "eta" in fields:
+        solver = _with_eta(solver, number("η", fields["eta"], 0.0, 1.0))
     label = fields.get("label")
     if label is not None:
         if not model.labels:
@@ -169,14 +172,18 @@ def asked(home: Home, name: Any, fields: dict[str, Any]) -> Asked:
 
 
 def _with_eta(text: str, eta: float) -> str:
-    """The solver's text with η, where that is not 0. Raises ValueError if it takes none."""
-    solver = build(text)
-    if not eta:
+    """The solver's text with η, where it takes one. Raises ValueError for an η that it does not."""
+    build(text)  # which checks it
+    name, _, options = text.partition(":")
+    usual = signature(SOLVERS[name]).parameters.get("eta")
+    if usual is None or "eta=" in options:
+        if eta:
+            why = "takes no η" if usual is None else "says its η itself"
+            raise ValueError(f"{text} {why}; set η to 0, or choose ddim, dpmpp or resample")
         return text
-    name = text.partition(":")[0]
-    if not isinstance(solver, DDIM | DPMpp) or name == "ddpm" or "eta=" in text:
-        raise ValueError(f"{text} takes no η of its own; set η to 0, or choose ddim or dpmpp")
-    return describe(build(f"{text}{',' if ':' in text else ':'}eta={eta:g}"))
+    if eta == usual.default:
+        return text
+    return describe(build(f"{text}{',' if options else ':'}eta={eta:g}"))
 
 
 def whole(what: str, value: Any, least: int, most: int) -> int:

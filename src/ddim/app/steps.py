@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -27,8 +28,22 @@ from ddim.teacher import FINEST, SOLVER, Teacher
 
 COUNTS = (5, 10, 20, 50, 1000)
 _MOST = 16
-Table = dict[tuple[str, int], Tensor | str]
-"""A solver and calls to the images, or to why there are none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images, or why there are none.
+
+    word: what is shown instead of a distance.   why: more of it.
+    """
+
+    images: Tensor | None
+    word: str = ""
+    why: str = ""
+
+
+Table = dict[tuple[str, int], Cell]
+"""A solver and a number of calls to what it made."""
 
 
 def steps_tab(home: Home) -> None:
@@ -46,7 +61,7 @@ def steps_tab(home: Home) -> None:
     gr.Markdown(
         "Under each: the root mean square distance from the fine solution of the same seeds, in "
         f"grey levels of 255. The fine solution is iPNDM's of order 4 in {FINEST} steps, or as "
-        "many as the schedule has."
+        "many as the schedule has. A solver that draws noise does not go there."
     )
 
     @told_each
@@ -75,6 +90,8 @@ def compared(
     denoiser, noise = first.denoiser(model), Seeded(list(first.seeds))
     start = noise.start(model.shape, next(model.net.parameters()).device)
     rows = list(dict.fromkeys(("ddim", str(other or "unipc"), TUNED)))
+    for row in rows[:-1]:
+        build(row)  # which says what is wrong with it
     counts = sorted({min(count, model.schedule.T) for count in COUNTS})
     done: Table = {}
     fine: Tensor | None = None
@@ -90,12 +107,18 @@ def compared(
                 wanted = asked(home, name, {**given, "steps": steps, "solver": row})
                 plan, solver = wanted.made(home, model)
             except ValueError as error:
-                if row != TUNED:
-                    raise
-                done[row, calls] = str(error)
+                word = "none fitted" if row == TUNED else "too few"
+                done[row, calls] = Cell(None, word, str(error))
                 continue
+            drawn = list[int]()
+
+            def counted(like: Tensor, k: int, drawn: list[int] = drawn) -> Tensor:
+                drawn.append(k)
+                return noise(like, k)
+
             with torch.no_grad():
-                done[row, calls] = sample(denoiser, start, plan, solver, noise).cpu()
+                images = sample(denoiser, start, plan, solver, counted).cpu()
+            done[row, calls] = Cell(images, "drew noise" if drawn else "")
             yield done, fine
 
 
@@ -121,13 +144,13 @@ def drawn(done: Table, fine: Tensor | None) -> str:
     return f'<div class="steps"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
 
-def _cell(images: Tensor | str | None, fine: Tensor | None) -> str:
-    if images is None:
+def _cell(cell: Cell | None, fine: Tensor | None) -> str:
+    if cell is None:
         return "<td></td>"
-    if isinstance(images, str):
-        return f'<td class="none" title="{html.escape(images)}">none fitted</td>'
-    told = "" if fine is None else f"{distance(images, fine):.1f}"
-    return f"<td>{_picture(images)}<br>{told}</td>"
+    if cell.images is None:
+        return f'<td class="none" title="{html.escape(cell.why)}">{cell.word}</td>'
+    far = "" if fine is None else f"{distance(cell.images, fine):.1f}"
+    return f"<td>{_picture(cell.images)}<br>{cell.word or far}</td>"
 
 
 def _picture(images: Tensor) -> str:
