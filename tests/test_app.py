@@ -1,5 +1,6 @@
 """What the page does between a click and a picture, without a browser."""
 
+import asyncio
 import io
 import json
 import math
@@ -15,8 +16,8 @@ import torch
 from PIL import Image
 
 import ddim
-from ddim.app import asked as asking, painting, runs, sampling, steps, there_and_back
-from ddim.app.asked import TUNED, Asked, asked, film, ranges
+from ddim.app import asked as asking, guard, painting, runs, sampling, steps, there_and_back
+from ddim.app.asked import TUNED, Asked, Film, asked, ranges, small
 from ddim.app.handlers import sentence, told, told_each
 from ddim.app.home import Home
 from ddim.data import to_pixels
@@ -135,14 +136,14 @@ def test_nothing_outside_the_folder_is_opened(tmp_path, name):
     ddim.save(tiny_model(), tmp_path / "runs" / "plain")
     (tmp_path / "runs" / "link").symlink_to(tmp_path / "secret")
     home = Home(tmp_path / "runs", "runs", tmp_path)
-    assert home.models() == ["plain"]
+    assert home.names("model") == ["plain"]
     with pytest.raises(ValueError, match="choose one of plain"):
         home.model(name)
     (tmp_path / "secret" / "report.html").write_text("secret")
     (tmp_path / "secret" / "metrics.jsonl").write_text("{}")
-    assert home.runs() == home.reports() == []
+    assert home.names("run") == home.names("report") == []
     if name is not None:
-        with pytest.raises(ValueError, match="none is there yet"):
+        with pytest.raises(ValueError, match="there is no report in it now"):
             runs.read(home, name)
 
 
@@ -160,7 +161,7 @@ def test_a_model_that_trains_on_is_opened_anew_and_few_stay_open(tmp_path):
 
 def test_a_folder_that_is_a_model_is_its_own_name(home):
     one = Home(home.root / "plain", "runs/plain/", home.made)
-    assert one.models() == ["."]
+    assert one.names("model") == ["."]
     command = asked(one, ".", {"steps": 2}).command(one)
     assert command.startswith("ddim sample runs/plain/ --steps 2 ")
 
@@ -178,11 +179,18 @@ def test_vectors_are_refused_and_seeds_are_written_as_they_are_read(home):
     assert ranges((0, 1, 2, 3, 7, 9, 10)) == "0-3,7,9-10"
 
 
-def test_a_film_is_short_and_ends_in_the_images():
-    frames = list(range(1000))
-    assert film(frames, "end")[-1] == "end"
-    assert len(film(frames, "end")) == 101
-    assert film([1, 2], 3) == [1, 2, 3]
+def test_a_film_is_short_and_even_and_of_small_pictures():
+    film, first = Film(), Image.new("L", (2000, 10))
+    for k in range(1000):
+        first.putpixel((0, 0), k % 256)
+        film.add(first)
+    assert 50 <= len(film.pictures) <= 100
+    assert {each.size for each in film.pictures} == {(1024, 5)}
+    assert small(Image.new("L", (5, 7))).size == (5, 7)
+    few = Film()
+    for k in range(7):
+        few.add(Image.new("L", (1, 1), k))
+    assert [each.getpixel((0, 0)) for each in few.pictures] == list(range(7))
 
 
 def test_downloads_are_what_the_command_writes(home, tmp_path):
@@ -341,36 +349,120 @@ def test_the_editor_shows_pixels_enlarged_whole():
     assert (pixels[:64, :64] == pixels[0, 0]).all()
 
 
+def run_of(folder, lines=()):
+    (folder / "samples").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Home(folder.parent, "runs", folder.parent)
+
+
 def test_a_run_is_told_drawn_and_shown(tmp_path):
     folder = tmp_path / "run"
-    (folder / "samples").mkdir(parents=True)
+    home = run_of(folder)
+    assert runs.said(home, folder, []) == "Nothing is logged yet."
+    assert runs.pictures_of(home, folder, []) == (None, None)
     lines = [
         {"step": k, "loss": 1 / (k + 1), "lr": 1e-3, "grad_norm": 1.0, "examples_per_s": 9.5}
         for k in range(5)
     ]
-    (folder / "metrics.jsonl").write_text("")
-    assert runs.looked(folder) == ("Nothing is logged yet.", None, None)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told, picture, grid = runs.looked(folder)
-    assert told.startswith("Update 4, loss 0.2, 9.5 examples/s; logged ")
+    found = runs.rows_of(home, folder)
+    assert runs.said(home, folder, found).startswith("Update 4, loss 0.2, 9.5 examples/s; logged ")
+    picture, grid = runs.pictures_of(home, folder, found)
     assert grid is None
     assert np.asarray(picture).std() > 1
     for k in (2, 12):
         Image.new("L", (k, k)).save(folder / "samples" / f"step-{k:08d}.png")
-    told, _, grid = runs.looked(folder)
-    assert told.endswith("The samples are of update 12.")
-    assert grid.size == (12, 12)
+    (folder / "samples" / "step-last.png").write_bytes(b"no picture")
+    assert runs.said(home, folder, found).endswith("The samples are of update 12.")
+    assert runs.pictures_of(home, folder, found)[1].size == (12, 12)
 
 
-def test_a_report_runs_nothing(tmp_path):
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "report.html").write_text('<script>x="1"</script>')
+def test_a_long_run_is_drawn_by_some_of_its_lines(tmp_path):
+    home = run_of(tmp_path / "run", ({"step": k, "examples_per_s": "fast"} for k in range(30_000)))
+    found = runs.rows_of(home, tmp_path / "run")
+    assert len(found) <= 2001
+    assert [row["step"] for row in (found[0], found[-1])] == [0, 29_999]
+    assert runs.said(home, tmp_path / "run", found).startswith("Update 29,999; logged")
+
+
+def test_links_to_files_outside_are_not_read(tmp_path):
+    (tmp_path / "secret").write_text('{"step": 1, "secret": 1}')
+    home = run_of(tmp_path / "runs" / "evil")
+    evil = home.root / "evil"
+    (evil / "samples/step-00000001.png").symlink_to(tmp_path / "secret")
+    assert "samples" not in runs.said(home, evil, [{"step": 1}])
+    (evil / "metrics.jsonl").unlink()
+    for name in ("metrics.jsonl", "report.html"):
+        (evil / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="leads out of runs"):
+        runs.rows_of(home, evil)
+    with pytest.raises(ValueError, match="leads out of runs"):
+        runs.read(home, "evil")
+
+
+def test_a_model_whose_weights_lie_outside_is_not_opened(tmp_path):
+    ddim.save(tiny_model(), tmp_path / "runs" / "m")
+    (weights,) = (tmp_path / "runs/m").rglob("*.safetensors")
+    weights.rename(tmp_path / "weights")
+    weights.symlink_to(tmp_path / "weights")
+    with pytest.raises(ValueError, match="leads out of here"):
+        Home(tmp_path / "runs", "here", tmp_path).model("m")
+
+
+def test_a_model_that_changed_since_it_encoded_is_told(tmp_path):
+    ddim.save(tiny_model("v"), tmp_path / "m")
     home = Home(tmp_path, "here", tmp_path)
-    frame = runs.read(home, "r")
-    assert 'sandbox=""' in frame
-    assert "<script>" not in frame
-    assert "&lt;script&gt;x=&quot;1&quot;" in frame
-    assert runs.read(home, None) == ""
+    found, _ = there_and_back.encoded_ends(
+        home, "m", (3, "lattice", "none"), (None, "0", None, "1")
+    )
+    there_and_back.along(home, found, 0.5)
+    ddim.save(tiny_model("x0"), tmp_path / "m")
+    with pytest.raises(ValueError, match="has changed"):
+        there_and_back.along(home, found, 0.5)
+    with pytest.raises(ValueError, match="has changed"):
+        list(painting.repainted(home, found, stroke(8, 8, (2, 2, 6, 6)), "0"))
+
+
+def test_no_solver_goes_on_without_end(home):
+    for text in ("resample:repeats=20000000", "resample:repeats=90"):
+        with pytest.raises(ValueError, match="too much for a page"):
+            asked(home, "plain", {"solver": text, "steps": 1000})
+    with pytest.raises(ValueError, match="too much for a page"):
+        list(steps.compared(home, "plain", "resample:repeats=20000000", {"seeds": "0"}))
+
+
+def answer(own, headers, path="/gradio_api/queue/join"):
+    """The status that the guard lets through or gives."""
+
+    async def page(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def asked_by(scope):
+        sent = []
+
+        async def send(part):
+            sent.append(part)
+
+        await guard.Guard(page, own=own)(scope, None, send)
+        return sent[0]["status"]
+
+    heads = [(k.encode(), v.encode()) for k, v in headers.items()]
+    return asyncio.run(asked_by({"type": "http", "path": path, "headers": heads}))
+
+
+def test_other_pages_and_large_requests_are_turned_away():
+    here = {"host": "127.0.0.1:7860"}
+    assert answer(True, here) == 200
+    assert answer(True, {**here, "origin": "http://127.0.0.1:7860"}) == 200
+    for origin in ("http://evil.com:7860", "http://127.0.0.1:9", "null"):
+        assert answer(True, {**here, "origin": origin}) == 403
+    assert answer(True, {**here, "sec-fetch-site": "cross-site"}) == 403
+    assert answer(False, {**here, "origin": "http://proxy"}) == 200
+    large = {**here, "content-length": str(100 << 20)}
+    assert answer(False, large) == answer(True, large) == 413
+    assert answer(True, large, "/gradio_api/upload") == 200
+    assert answer(True, {**here, "content-length": "x"}) == 413
 
 
 BUILT = """

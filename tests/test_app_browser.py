@@ -272,6 +272,64 @@ def test_what_no_page_would_send_is_answered_in_words(page, server, runs):
     SHOTS["told"](page, "#status", "ms an image")
 
 
+def test_another_name_and_another_page_are_turned_away(server):
+    address, process, _ = server
+    for head, value, status in (
+        ("Host", "evil.com", 400),
+        ("Origin", "http://evil.com", 403),
+        ("Sec-Fetch-Site", "cross-site", 403),
+    ):
+        for path in ("config", "gradio_api/upload"):
+            request = urllib.request.Request(f"{address}{path}", headers={head: value})
+            with pytest.raises(urllib.error.HTTPError, match=str(status)):
+                urllib.request.urlopen(request)
+    before = memory(process)
+    request = urllib.request.Request(f"{address}gradio_api/queue/join", b"x" * (9 << 20))
+    with pytest.raises((urllib.error.HTTPError, OSError)):
+        urllib.request.urlopen(request)
+    assert memory(process) - before < 30 << 20
+
+
+def test_a_report_loads_nothing_from_outside(page, runs):
+    """The page's own fixture sees to it that no request leaves."""
+    (runs / "evil").mkdir()
+    (runs / "evil" / "report.html").write_text(
+        '<img src="http://192.0.2.1/x.png"><link rel="stylesheet" href="http://192.0.2.1/x.css">'
+        "<script>document.title = 'evil'</script><p>the report</p>"
+    )
+    tab(page, "Runs")
+    page.click("#report input")
+    page.get_by_role("option", name="evil").click()
+    frame = page.frame_locator("iframe.report")
+    frame.locator("p").wait_for()
+    page.wait_for_timeout(500)
+    shutil.rmtree(runs / "evil")
+    assert page.title() == "ddim"
+
+
+def test_labels_are_there_when_the_page_opens_and_a_run_that_goes_is_told_once(browser, tmp_path):
+    ddim.save(ddim.Model.new((1, 8, 8), classes=3), tmp_path / "runs/classes")
+    (tmp_path / "runs/run").mkdir()
+    (tmp_path / "runs/run/metrics.jsonl").write_text('{"step": 7}\n')
+    with SHOTS["served"](tmp_path / "runs", tmp_path / "asked.txt") as (address, _):
+        page = browser.new_page()
+        page.goto(address)
+        tab(page, "Runs")
+        SHOTS["told"](page, "#run-status", "Update 7")
+        shutil.rmtree(tmp_path / "runs/run")
+        SHOTS["told"](page, "#run-status", "is no run in runs")
+        tab(page, "Sample")
+        page.wait_for_timeout(9000)  # two looks at what is not there
+        assert page.locator(".toast-body").count() == 0
+        page.click("#label input")
+        page.get_by_role("option", name="2").click()
+        page.fill("#steps input", "3")
+        page.click("#sample")
+        SHOTS["told"](page, "#status", "3 network calls")
+        assert "--label 2" in page.locator("#command .cm-content").inner_text()
+        page.close()
+
+
 def test_large_uploads_are_taken_or_refused_and_memory_returns(page, server, tmp_path):
     _, process, _ = server
     tab(page, "Edit")

@@ -26,7 +26,8 @@ from ddim.spec import build, describe, integers
 
 TUNED = "fitted recipe"
 MOST_SEEDS = 64
-_FILM = 100  # pictures of a trajectory
+_FILM, _SIDE = 100, 1024  # pictures of a trajectory, and the longer side of each
+_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ class Asked:
         if self.label is not None:
             words += ["--label", str(self.label)]
         if self.guidance != 1:
-            words += ["--guidance", f"{self.guidance:g}"]
+            words += ["--guidance", repr(self.guidance)]
         if self.clip is not None:
-            words += ["--clip", f"{self.clip:g}"]
+            words += ["--clip", repr(self.clip)]
+        if home.device != "cpu" or torch.cuda.is_available() or torch.backends.mps.is_available():
+            words += ["--device", home.device]
         return shlex.join([*words, "-o", "grid.png"])
 
     def python(self, home: Home) -> str:
@@ -167,6 +170,7 @@ def asked(home: Home, name: Any, fields: dict[str, Any]) -> Asked:
     clip = fields.get("clip") or None
     if clip is not None:
         clip = number("clip", clip, 0.01, 100.0)
+    _limited(solver, steps, model.schedule.T)
     chosen = tuple(integers(str(fields.get("seeds", "0-15"))[:1000], MOST_SEEDS))
     return Asked(str(name), solver, steps, spacing, chosen, label, guidance, clip)
 
@@ -184,6 +188,13 @@ def _with_eta(text: str, eta: float) -> str:
     if eta == usual.default:
         return text
     return describe(build(f"{text}{',' if options else ':'}eta={eta:g}"))
+
+
+def _limited(text: str, steps: int, T: int) -> None:
+    """Raise ValueError for a solver that would call the network without an end in sight."""
+    repeats = 1 if text == TUNED else getattr(build(text), "repeats", 1)
+    if repeats > _REPEATS or repeats * steps > 10 * T:
+        raise ValueError(f"{text} in {steps} steps is too much for a page; repeat less")
 
 
 def whole(what: str, value: Any, least: int, most: int) -> int:
@@ -223,7 +234,23 @@ def _listed(chosen: tuple[int, ...]) -> str:
     return repr(list(chosen))
 
 
-def film(frames: list[Image], last: Image) -> list[Image]:
-    """Pictures of a trajectory, not too many, and the last."""
-    stride = math.ceil(len(frames) / _FILM) or 1
-    return [*frames[::stride], last]
+class Film:
+    """Pictures of a trajectory as they come: not too many, evenly, and none too large."""
+
+    def __init__(self) -> None:
+        self.pictures, self._stride, self._seen = list[Image](), 1, 0
+
+    def add(self, picture: Image) -> None:
+        """Keep it, or not."""
+        if self._seen % self._stride == 0:
+            self.pictures.append(small(picture))
+        self._seen += 1
+        if len(self.pictures) > _FILM:
+            self.pictures, self._stride = self.pictures[::2], 2 * self._stride
+
+
+def small(picture: Image) -> Image:
+    """A copy whose sides are at most those of a film."""
+    copied = picture.copy()
+    copied.thumbnail((_SIDE, _SIDE))
+    return copied

@@ -9,10 +9,10 @@ import gradio as gr
 import torch
 
 from ddim.app.asked import number
-from ddim.app.handlers import NETWORK, QUICK, one_of, shown, told, told_each
+from ddim.app.handlers import NETWORK, Refresh, shown, told, told_each
 from ddim.app.home import Home
 from ddim.app.painting import on_canvas, repainted
-from ddim.app.sampling import labels_of
+from ddim.app.sampling import follow
 from ddim.app.there_and_back import PLAIN, Encoded, along, encoded_ends, errors
 from ddim.inversion import EXACT
 from ddim.pictures import grid
@@ -20,11 +20,11 @@ from ddim.pictures import grid
 _ENDS = ("first", "second")
 
 
-def editing_tab(home: Home) -> None:
+def editing_tab(home: Home) -> Refresh:
     """Draw it, and bind its events."""
     kept = gr.State(None, time_to_live=3600)
     with gr.Row():
-        model = gr.Dropdown(home.models(), label="Model", elem_id="edit-model", min_width=200)
+        model = gr.Dropdown(home.names("model"), label="Model", elem_id="edit-model", min_width=200)
         steps = gr.Number(20, label="Steps", elem_id="edit-steps", min_width=90)
         exact = gr.Dropdown(
             [PLAIN, *EXACT], value="lattice", label="Inversion", elem_id="exact", min_width=110
@@ -70,8 +70,7 @@ def editing_tab(home: Home) -> None:
     ready.success(on_path, [kept, weight], middle, **NETWORK)
     weight.release(on_path, [kept, weight], middle, show_progress="hidden", **NETWORK)
     paint.click(anew, [kept, editor, seeds], painted, show_progress="minimal", **NETWORK)
-    model.focus(lambda now: one_of(home.models(), now), model, model, **QUICK)
-    model.change(told(lambda name: labels_of(home, name)), model, label, **QUICK)
+    return follow(home, model, label)
 
 
 def _path() -> tuple[gr.Slider, gr.Image]:

@@ -19,6 +19,8 @@ NETWORK: dict[str, Any] = {
 """Of events that call the network: one at a time, the others wait."""
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Of events that are answered at once."""
+Refresh = tuple[Callable[..., Any], list[Any], list[Any]]
+"""What brings a tab up to date when the page is opened: a function, its inputs and outputs."""
 _TOLD = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ddim.app.editing import editing_tab
+from ddim.app.guard import guards
+from ddim.app.handlers import QUICK
 from ddim.app.home import Home
 from ddim.app.runs import runs_tab
 from ddim.app.sampling import sampling_tab
@@ -26,7 +28,8 @@ def page(home: Home) -> gr.Blocks:
     with gr.Blocks(title="ddim", analytics_enabled=False, delete_cache=_CACHE) as blocks:
         for name, tab in TABS.items():
             with gr.Tab(name):
-                tab(home)
+                function, inputs, outputs = tab(home)
+            blocks.load(function, inputs, outputs, **QUICK)
     blocks.queue(max_size=_WAITING, default_concurrency_limit=1)
     return blocks
 
@@ -59,6 +62,7 @@ def serve(
             footer_links=[],
             theme=theme,
             css=style,
+            app_kwargs={"middleware": guards(host)},
             prevent_thread_lock=True,
         )
     except OSError as error:

@@ -51,6 +51,7 @@ def repainted(home: Home, encoded: Encoded, drawing: Any, seeds: Any) -> Iterato
     """The first image with what is painted made anew, once for each seed, as it denoises."""
     fields = {"steps": encoded.wanted.steps, "seeds": seeds, "label": encoded.wanted.label}
     wanted = asked(home, encoded.wanted.name, {**fields, "clip": 1.0})
+    encoded.bound(home)  # which says whether the model is still the same
     model = home.model(wanted.name).optimize("fp32", "eager", len(wanted.seeds))
     device = next(model.net.parameters()).device
     x = encoded.images[:1].to(device)

@@ -12,21 +12,26 @@ import gradio as gr
 from PIL import Image
 
 from ddim import curves
-from ddim.app.handlers import QUICK, one_of, shown, told
+from ddim.app.handlers import QUICK, Refresh, one_of, shown, told
 from ddim.app.home import REPORT, Home
 from ddim.keeping import SAMPLES
 
 _EVERY = 4.0  # seconds
 _LONGEST = 32 << 20  # bytes of a report
+_POINTS = 2000  # of a curve
+_ALONE = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "img-src data:; style-src 'unsafe-inline'; font-src data:\">"
+)
 
 
-def runs_tab(home: Home) -> None:
+def runs_tab(home: Home) -> Refresh:
     """Draw it, and bind its events."""
-    seen = gr.State("")
+    seen = gr.State(None)
     with gr.Row():
-        run = gr.Dropdown(home.runs(), label="Run", elem_id="run", min_width=200)
+        run = gr.Dropdown(home.names("run"), label="Run", elem_id="run", min_width=200)
         report = gr.Dropdown(
-            home.reports(),
+            home.names("report"),
             value=None,
             label="Report, to be chosen",
             elem_id="report",
@@ -38,48 +43,71 @@ def runs_tab(home: Home) -> None:
         samples = shown("Samples", "grid", 420)
     page = gr.HTML("", elem_id="report-page")
 
-    @told
-    def watch(name: Any, before: str) -> tuple[Any, ...]:
-        if name is None:
-            return "No run is here yet: ddim train makes one.", None, None, before
-        folder = home.folder(name, home.runs())
-        now = f"{name} {(folder / curves.METRICS).stat().st_mtime_ns}"
-        if now == before:
-            return gr.skip(), gr.skip(), gr.skip(), before
-        return (*looked(folder), now)
+    def watch(name: Any, before: Any) -> tuple[Any, ...]:
+        try:
+            if name is None:
+                return "No run is here yet: ddim train makes one.", None, None, None
+            folder = home.folder(name, "run")
+            found = rows_of(home, folder)
+            now = [name, found[-1]["step"] if found else 0, len(found)]
+            same = now == before
+            pictures = (gr.skip(), gr.skip()) if same else pictures_of(home, folder, found)
+            return said(home, folder, found), *pictures, now
+        except (ValueError, OSError, TypeError, KeyError) as error:  # told once, in its place
+            return html.escape(str(error))[:400], None, None, None
 
     def refresh(now: Any, other: Any) -> tuple[Any, Any]:
-        reports = home.reports()
+        reports = home.names("report")
         kept = other if other in reports else None
-        return one_of(home.runs(), now), gr.Dropdown(choices=reports, value=kept)
+        return one_of(home.names("run"), now), gr.Dropdown(choices=reports, value=kept)
 
     outputs = [status, plot, samples, seen]
-    quick = {**QUICK, "queue": True, "concurrency_limit": 2}
-    gr.Timer(_EVERY).tick(watch, [run, seen], outputs, **quick)
-    run.change(watch, [run, seen], outputs, **quick)
+    gr.Timer(_EVERY).tick(watch, [run, seen], outputs, **QUICK)
+    run.change(watch, [run, seen], outputs, **QUICK)
     gr.on([run.focus, report.focus], refresh, [run, report], [run, report], **QUICK)
     opened = told(lambda name: read(home, name))
     report.change(opened, report, page, **QUICK)
+    return refresh, [run, report], [run, report]
 
 
-def looked(folder: Path) -> tuple[str, Image.Image | None, Image.Image | None]:
-    """What a run says, its curves and its last samples."""
-    rows = curves.rows(folder / curves.METRICS)
-    if not rows:
-        return "Nothing is logged yet.", None, None
-    with TemporaryDirectory() as place:
-        curves.picture(rows, Path(place) / "curves.png")
-        drawn = _opened(Path(place) / "curves.png")
-    last = rows[-1]
-    grids = sorted((folder / SAMPLES).glob("step-*.png"))
-    speed = last.get("examples_per_s")
-    age = time.time() - (folder / curves.METRICS).stat().st_mtime
+def rows_of(home: Home, folder: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, not too many of them, and the last."""
+    found = curves.rows(home.file(folder / curves.METRICS))
+    stride = len(found) // _POINTS + 1
+    return [*found[:-1][::stride], *found[-1:]]
+
+
+def said(home: Home, folder: Path, found: list[dict[str, Any]]) -> str:
+    """How far a run is, and when it last said so."""
+    if not found:
+        return "Nothing is logged yet."
+    last, grids = found[-1], _grids(home, folder)
     told = f"Update {last['step']:,}"
-    told += f", loss {last['loss']:.4g}" if isinstance(last.get("loss"), float) else ""
-    told += f", {speed:g} examples/s" if speed else ""
+    for name, words in (("loss", ", loss {:.4g}"), ("examples_per_s", ", {:g} examples/s")):
+        if isinstance(value := last.get(name), int | float):
+            told += words.format(value)
+    age = time.time() - (folder / curves.METRICS).stat().st_mtime
     told += f"; logged {age:.0f} s ago" if age < 3600 else ""
-    told += f". The samples are of update {int(grids[-1].stem[5:]):,}." if grids else "."
-    return told, drawn, _opened(grids[-1]) if grids else None
+    return told + (f". The samples are of update {int(grids[-1].stem[5:]):,}." if grids else ".")
+
+
+def pictures_of(
+    home: Home, folder: Path, found: list[dict[str, Any]]
+) -> tuple[Image.Image | None, Image.Image | None]:
+    """The curves of a run, and its last samples."""
+    if not found:
+        return None, None
+    with TemporaryDirectory() as place:
+        curves.picture(found, Path(place) / "curves.png")
+        drawn = _opened(Path(place) / "curves.png")
+    grids = _grids(home, folder)
+    return drawn, _opened(grids[-1]) if grids else None
+
+
+def _grids(home: Home, folder: Path) -> list[Path]:
+    """The pictures of its samples, the last at the end."""
+    found = (folder / SAMPLES).glob("step-*.png")
+    return sorted(p for p in found if p.stem[5:].isdecimal() and home.inside(p))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -92,8 +120,8 @@ def read(home: Home, name: Any) -> str:
     """A report in a frame of its own, which can run nothing and load nothing."""
     if name is None:
         return ""
-    path = home.folder(name, home.reports()) / REPORT
+    path = home.file(home.folder(name, "report") / REPORT)
     if path.stat().st_size > _LONGEST:
         raise ValueError(f"{path.name} is larger than {_LONGEST >> 20} MB; open it by itself")
-    content = html.escape(path.read_text("utf-8"), quote=True)
+    content = html.escape(_ALONE + path.read_text("utf-8"), quote=True)
     return f'<iframe class="report" sandbox="" title="report" srcdoc="{content}"></iframe>'

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-from ddim.app.asked import MOST_SEEDS, TUNED, Asked, Frame, asked, film
-from ddim.app.handlers import NETWORK, QUICK, one_of, shown, told, told_each
+from ddim.app.asked import MOST_SEEDS, TUNED, Asked, Film, Frame, asked, small
+from ddim.app.handlers import NETWORK, QUICK, Refresh, one_of, shown, told, told_each
 from ddim.app.home import Home
 from ddim.pictures import save_arrays, save_gif, save_grid
 from ddim.plans import SPACINGS
@@ -25,11 +25,11 @@ _CODES: tuple[tuple[Any, str, str], ...] = (
 )
 
 
-def sampling_tab(home: Home) -> None:
+def sampling_tab(home: Home) -> Refresh:
     """Draw it, and bind its events."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(home.models(), label="Model", elem_id="model")
+            model = gr.Dropdown(home.names("model"), label="Model", elem_id="model")
             with gr.Row():
                 steps = gr.Number(20, label="Steps", precision=None, elem_id="steps", min_width=90)
                 solver = solver_field("Solver", "ddim", "solver")
@@ -40,7 +40,9 @@ def sampling_tab(home: Home) -> None:
                 eta = gr.Slider(0, 1, 0, label="η: 0 is DDIM, 1 is DDPM", min_width=160)
             seeds = gr.Textbox("0-15", label=f"Seeds, at most {MOST_SEEDS}", elem_id="seeds")
             with gr.Row():
-                label = gr.Dropdown([NO_LABEL], value=NO_LABEL, label="Label", min_width=90)
+                label = gr.Dropdown(
+                    [NO_LABEL], value=NO_LABEL, label="Label", min_width=90, elem_id="label"
+                )
                 guidance = gr.Slider(1, 10, 1, label="Guidance: 1 is none", min_width=160)
             with gr.Row():
                 go = gr.Button("Sample", variant="primary", elem_id="sample")
@@ -79,15 +81,15 @@ def sampling_tab(home: Home) -> None:
         wanted = asked(home, name, given)
         waiting = [gr.DownloadButton(interactive=False)] * 3
         how = wanted.command(home), wanted.python(home)
-        pictures: list[Image] = []
+        film = Film()
         last = 0.0
         for frame in wanted.frames(home):
             if frame.images is not None:
-                made = written(home.scratch(), wanted, frame, pictures)
+                made = written(home.scratch(), wanted, frame, film.pictures)
                 ready = [gr.DownloadButton(value=path, interactive=True) for path in made]
                 yield (frame.picture, summary(frame, len(wanted.seeds)), *how, *ready)
                 return
-            pictures.append(frame.picture)
+            film.add(frame.picture)
             if time.monotonic() - last > _PAUSE:
                 last = time.monotonic()
                 yield (frame.picture, f"call {frame.done} of {frame.of}", *how, *waiting)
@@ -96,8 +98,21 @@ def sampling_tab(home: Home) -> None:
     outputs = [picture, status, command, program, *files]
     running = go.click(sample, inputs, outputs, show_progress="hidden", **NETWORK)
     stop.click(lambda: "stopped", None, status, cancels=[running], **QUICK)
-    model.focus(lambda now: one_of(home.models(), now), model, model, **QUICK)
+    return follow(home, model, label)
+
+
+def follow(home: Home, model: gr.Dropdown, label: gr.Dropdown) -> Refresh:
+    """Let the choices be the models that there are, and the labels those of the model."""
+    model.focus(lambda now: one_of(home.names("model"), now), model, model, **QUICK)
     model.change(told(lambda name: labels_of(home, name)), model, label, **QUICK)
+
+    @told
+    def fresh(now: Any) -> tuple[gr.Dropdown, gr.Dropdown]:
+        names = home.names("model")
+        first = now if now in names else next(iter(names), None)
+        return one_of(names, now), labels_of(home, first)
+
+    return fresh, [model], [model, label]
 
 
 def solver_field(label: str, value: str, name: str) -> gr.Dropdown:
@@ -114,7 +129,7 @@ def solver_field(label: str, value: str, name: str) -> gr.Dropdown:
 
 def labels_of(home: Home, name: Any) -> gr.Dropdown:
     """The labels of a model, as the choices of a dropdown."""
-    count = home.model(name).labels or 0
+    count = 0 if name is None else home.model(name).labels or 0
     choices = [NO_LABEL, *map(str, range(count))]
     return gr.Dropdown(choices=choices, value=NO_LABEL, interactive=count > 0)
 
@@ -137,6 +152,6 @@ def written(folder: Path, wanted: Asked, frame: Frame, pictures: list[Image]) ->
     assert frame.images is not None
     png, gif, npz = (str(folder / f"grid{suffix}") for suffix in (".png", ".gif", ".npz"))
     save_grid(frame.images, png)
-    save_gif(film(pictures, frame.picture), gif)
+    save_gif([*pictures, small(frame.picture)], gif)
     save_arrays(frame.images, wanted.seeds, npz)
     return [png, gif, npz]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import torch
@@ -15,19 +16,23 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ddim.app.asked import TUNED, asked, number
-from ddim.app.handlers import NETWORK, QUICK, one_of, told, told_each
+from ddim.app.handlers import NETWORK, Refresh, told_each
 from ddim.app.home import Home
-from ddim.app.sampling import labelled, labels_of, solver_field
+from ddim.app.sampling import follow, labelled, solver_field
 from ddim.cells import fitting
 from ddim.data import to_pixels
-from ddim.noise import Seeded
+from ddim.noise import Noise, Seeded
 from ddim.pictures import grid
-from ddim.sampling import sample
+from ddim.plans import Plan
+from ddim.process import Denoiser
+from ddim.sampling import trace
+from ddim.solvers import Solver
 from ddim.spec import build
 from ddim.teacher import FINEST, SOLVER, Teacher
 
 COUNTS = (5, 10, 20, 50, 1000)
-_MOST = 16
+_MOST, _PAUSE = 16, 0.2
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,12 @@ Table = dict[tuple[str, int], Cell]
 """A solver and a number of calls to what it made."""
 
 
-def steps_tab(home: Home) -> None:
+def steps_tab(home: Home) -> Refresh:
     """Draw it, and bind its events."""
     with gr.Row():
-        model = gr.Dropdown(home.models(), label="Model", elem_id="steps-model", min_width=200)
+        model = gr.Dropdown(
+            home.names("model"), label="Model", elem_id="steps-model", min_width=200
+        )
         seeds = gr.Textbox("0-3", label=f"Seeds, at most {_MOST}", elem_id="steps-seeds")
         other = solver_field("Against DDIM", "unipc", "against")
         label = gr.Dropdown(["none"], value="none", label="Label", min_width=90)
@@ -67,16 +74,18 @@ def steps_tab(home: Home) -> None:
     @told_each
     def compare(
         name: Any, seeds: Any, other: Any, label: Any, guidance: Any
-    ) -> Iterator[tuple[str]]:
+    ) -> Iterator[tuple[Any]]:
         given = {"seeds": seeds, "label": labelled(label), "guidance": guidance}
+        before = -1
         for done, fine in compared(home, name, other, given):
-            yield (drawn(done, fine),)
+            now = len(done) + (fine is not None)
+            yield (drawn(done, fine) if now > before else gr.skip(),)
+            before = now
 
     inputs = [model, seeds, other, label, guidance]
     running = go.click(compare, inputs, [table], show_progress="minimal", **NETWORK)
     stop.click(None, cancels=[running])
-    model.focus(lambda now: one_of(home.models(), now), model, model, **QUICK)
-    model.change(told(lambda name: labels_of(home, name)), model, label, **QUICK)
+    return follow(home, model, label)
 
 
 def compared(
@@ -91,15 +100,14 @@ def compared(
     start = noise.start(model.shape, next(model.net.parameters()).device)
     rows = list(dict.fromkeys(("ddim", str(other or "unipc"), TUNED)))
     for row in rows[:-1]:
-        build(row)  # which says what is wrong with it
+        asked(home, name, {**given, "steps": 1, "solver": row})  # which says what is wrong with it
     counts = sorted({min(count, model.schedule.T) for count in COUNTS})
     done: Table = {}
     fine: Tensor | None = None
     for calls in counts:
         if calls == counts[-1]:
             plan = Teacher(model, lambda _: denoiser, min(FINEST, model.schedule.T)).plan
-            with torch.no_grad():
-                fine = sample(denoiser, start, plan, SOLVER).cpu()
+            fine = yield from stepped(denoiser, start, plan, SOLVER, noise, (done, None))
             yield done, fine
         for row in rows:
             try:
@@ -116,10 +124,27 @@ def compared(
                 drawn.append(k)
                 return noise(like, k)
 
-            with torch.no_grad():
-                images = sample(denoiser, start, plan, solver, counted).cpu()
+            now = done, fine
+            images = yield from stepped(denoiser, start, plan, solver, counted, now)
             done[row, calls] = Cell(images, "drew noise" if drawn else "")
             yield done, fine
+
+
+def stepped(
+    denoiser: Denoiser, start: Tensor, plan: Plan, solver: Solver, noise: Noise, now: V
+) -> Generator[V, None, Tensor]:
+    """The images of a run, which yields `now` again and again, so that it can be stopped."""
+    run, last = trace(denoiser, start, plan, solver, noise), time.monotonic()
+    while True:
+        try:
+            with torch.no_grad():  # here, for each step may run in another thread
+                next(run)
+        except StopIteration as end:
+            images: Tensor = end.value.cpu()
+            return images
+        if time.monotonic() - last > _PAUSE:
+            last = time.monotonic()
+            yield now
 
 
 def distance(images: Tensor, fine: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddim.app.asked import Asked, asked
-from ddim.app.home import Home
+from ddim.app.home import Home, Stamp
 from ddim.app.sampling import labelled
 from ddim.belm import Pair
 from ddim.data import to_float, to_pixels
@@ -30,11 +30,17 @@ class Encoded:
     """Two images, as they were read or sampled, and their latents."""
 
     wanted: Asked
+    stamp: Stamp
     images: Tensor
     latent: Tensor | Pair
 
     def bound(self, home: Home) -> tuple[Model, Denoiser, Plan]:
-        """The model, its denoiser and the plan of there and back."""
+        """The model, its denoiser and the plan of there and back.
+
+        Raises ValueError if the model is another by now.
+        """
+        if home.stamp(self.wanted.name) != self.stamp:
+            raise ValueError("the model has changed since; press Encode and decode again")
         model = home.model(self.wanted.name)
         return model, self.wanted.denoiser(model), self.wanted.made(home, model)[0]
 
@@ -50,11 +56,11 @@ def encoded_ends(
     if exact not in (PLAIN, *EXACT):
         raise ValueError(f"{exact!r} is no inversion; choose one of {', '.join((PLAIN, *EXACT))}")
     least = 2 if exact in ("belm", "lattice") else 1
-    fields = {"steps": steps, "label": labelled(label), "seeds": ends[1]}
+    fields = {"steps": steps, "label": labelled(label), "seeds": "0"}
     wanted = asked(home, name, fields)
     if wanted.steps < least:
         raise ValueError(f"steps is {wanted.steps}; {exact} needs at least {least}")
-    model = home.model(name)
+    stamp, model = home.stamp(name), home.model(name)
     denoiser, plan = wanted.denoiser(model), wanted.made(home, model)[0]
     device = next(model.net.parameters()).device
     images = []
@@ -63,13 +69,15 @@ def encoded_ends(
             if path is not None:
                 images.append(uploaded(path, model.shape))
                 continue
-            (one,) = asked(home, name, {**fields, "seeds": seed}).seeds[:1]
-            made = sample(denoiser, Seeded([one]).start(model.shape, device), plan)
+            chosen = asked(home, name, {**fields, "seeds": seed}).seeds
+            if len(chosen) > 1:
+                raise ValueError(f"{seed} are {len(chosen)} seeds; give one")
+            made = sample(denoiser, Seeded(chosen).start(model.shape, device), plan)
             images.append(to_float(to_pixels(made)).cpu())
         x = torch.cat(images)
         latent = encode(denoiser, x.to(device), plan, exact=None if exact == PLAIN else exact)
         back = decoded(denoiser, latent, plan).cpu()
-    return Encoded(wanted, x, latent), back
+    return Encoded(wanted, stamp, x, latent), back
 
 
 def uploaded(path: str, shape: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ from ddim.cli.options import Device
 if TYPE_CHECKING:
     from ddim.app.home import Home
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+_LOCAL = ("127.0.0.1", "localhost")
 
 
 def app(
@@ -45,6 +45,8 @@ def app(
     from ddim.extras import needed
 
     password = os.environ.get("DDIM_APP_PASSWORD") or None
+    if ":" in host:
+        raise ValueError(f"--host {host}: give a name or an address such as 127.0.0.1, and --port")
     if host not in _LOCAL and password is None:
         raise ValueError(
             f"--host {host} lets other machines in; set DDIM_APP_PASSWORD to a password, or leave "
@@ -55,11 +57,12 @@ def app(
             f"{folder} is no folder; give one that ddim train wrote, or one of runs, or begin with "
             "ddim demo"
         )
-    needed("gradio", "ui", "the page")
-    from ddim.app.home import Home
-    from ddim.app.page import serve
-
     with TemporaryDirectory(prefix="ddim-app-", ignore_cleanup_errors=True) as place:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(place) / "gradio")  # which it reads when imported
+        needed("gradio", "ui", "the page")
+        from ddim.app.home import Home
+        from ddim.app.page import serve
+
         home = Home(folder, str(folder), Path(place), find_device(device))
         _refuse_empty(home)
         blocks, address = serve(home, host, port, password, browser=browser)
@@ -73,7 +76,7 @@ def app(
 
 def _refuse_empty(home: Home) -> None:
     """Raise ValueError if there is nothing to show."""
-    if not home.models() and not home.runs() and not home.reports():
+    if not any(home.names(kind) for kind in ("model", "run", "report")):
         raise ValueError(
             f"{home.shown} holds no model, no run and no report; give another folder, or begin "
             "with ddim demo"
