@@ -1,11 +1,13 @@
-"""Draw the pictures of docs/images again, each from a model's folder or from nothing.
+"""Make the pictures of docs/images again: drawn anew, or copied from the demo's folder.
 
     python benchmarks/figures.py                     which there are, and how each is made
     python benchmarks/figures.py path inpainted      draws these two
 
-samples, quality, path and inpainted are of the demo's model, which is trained where --demo holds
-none; mnist, mnist-classes and curves of the runs of docs/recipes.md; tuned is of --unet, any
-diffusion model of 32×32 digits in a folder. Pictures of the app are those of screenshots.py.
+samples and quality are copied from --demo, as `ddim demo` wrote them there; path and inpainted are
+drawn from its model. The demo runs first where --demo lacks what is asked for, so that an empty
+folder makes all four anew. mnist, mnist-classes and curves are of the runs of docs/recipes.md;
+tuned is of --unet, any diffusion model of 32×32 digits in a folder. Pictures of the app are those
+of screenshots.py.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Sources:
 
 
 def of_demo(sources: Sources, name: str) -> Path:
-    """ddim demo writes it"""
+    """copies from --demo what `ddim demo` wrote, which runs where it is missing"""
     if not (sources.demo / name).exists():
         run("-m", "ddim", "demo", "--out", str(sources.demo))
     return sources.demo / name

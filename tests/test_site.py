@@ -43,6 +43,12 @@ def test_every_public_name_has_its_place_and_its_sentence():
     assert all(getattr(ddim, name).__doc__ for name in {*ddim._MODULE} - aliases)
 
 
+def test_what_calling_an_object_returns_is_on_its_page():
+    pages = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    for name in ("Mask", "Downsample", "Blur", "Seeded", "Solver"):
+        assert f".. autoclass:: ddim.{name}\n   :special-members: __call__\n" in pages, name
+
+
 def test_docstrings_say_each_thing_of_its_name():
     text = """Carry x, with *no* more.
 
@@ -75,6 +81,22 @@ def test_every_picture_has_its_maker_and_every_maker_its_picture():
     assert all((ROOT / each.split()[1]).exists() for each in figures.ELSEWHERE.values())
     assert shown <= made
     assert all(figure.__doc__ for figure in figures.FIGURES.values())
+
+
+def test_pictures_of_the_demo_are_copied_as_the_list_says(tmp_path, monkeypatch, capsys):
+    figures = module(ROOT / "benchmarks/figures.py")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/samples.png").write_bytes(b"a picture")
+    asked = ("samples", "--demo", tmp_path / "demo", "--out", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["figures.py", *map(str, asked)])
+    assert figures.main() == 0
+    assert (tmp_path / "out/samples.png").read_bytes() == b"a picture"
+    monkeypatch.setattr(sys, "argv", ["figures.py", "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    figures.main()
+    lines = capsys.readouterr().out.splitlines()
+    copied = [line.split()[0] for line in lines if "copies from --demo" in line]
+    assert copied == ["samples.png", "quality.png"]
 
 
 def pages():
