@@ -68,3 +68,14 @@ def test_schedules_are_built_by_the_same_words():
 def test_text_that_names_nothing_is_refused_with_what_is_allowed(text, words):
     with pytest.raises(ValueError, match=words):
         build(text)
+
+
+@pytest.mark.parametrize("text", ["cosine:s=x", "sigmoid:tau=x", "cosine:s=1/2"])
+def test_a_value_of_the_wrong_kind_is_refused_in_words_of_ours(text):
+    name = text.partition(":")[0]
+    with pytest.raises(ValueError, match="wrong kind") as caught:
+        choose(text, SCHEDULES)
+    said, _, example = str(caught.value).partition("; write values such as ")
+    assert said == f"{text!r}: a value has the wrong kind"
+    assert example.startswith(f"{name}:T=1000,")
+    assert choose(example, SCHEDULES).signal.equal(SCHEDULES[name]().signal)

@@ -46,7 +46,13 @@ def choose(text: str, table: Mapping[str, Callable[..., V]]) -> V:
     try:
         return table[name](**chosen)
     except TypeError as error:
-        raise ValueError(f"{text!r}: a value has the wrong kind ({error})") from error
+        usual = [
+            f"{key}={_text(option.default)}"
+            for key, option in inspect.signature(table[name]).parameters.items()
+            if option.default is not None and option.default is not option.empty
+        ]
+        example = f"; write values such as {name}:{','.join(usual)}" if usual else ""
+        raise ValueError(f"{text!r}: a value has the wrong kind{example}") from error
 
 
 def describe(solver: Solver) -> str:
