@@ -1,11 +1,13 @@
 """The command as a whole: one document by --json, one spelling of a flag, how it ends."""
 
+import errno
 import json
 import math
 import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -288,10 +290,10 @@ def test_bash_itself_completes_by_the_script_that_is_installed(tmp_path):
     assert done.stdout.split() == ["log_snr"], done.stderr
 
 
-def on_a_terminal(folder, *words, until=None, **environment):
+def on_a_terminal(folder, *words, until=None, by=signal.SIGINT, **environment):
     """Run the command with stderr and stdout a terminal; what that shows, and the exit status.
 
-    until: press Ctrl-C when it shows this.
+    until: press Ctrl-C, or send all of it the signal `by`, when it shows this.
     """
     leader, follower = pty.openpty()
     running = subprocess.Popen(
@@ -314,7 +316,7 @@ def on_a_terminal(folder, *words, until=None, **environment):
             break
         shown += part
         if until is not None and re.search(until, shown):
-            os.killpg(running.pid, signal.SIGINT)
+            os.killpg(running.pid, by)
             until = None
     os.close(leader)
     return running.wait(timeout=60), shown.decode()
@@ -382,6 +384,21 @@ def test_ctrl_c_in_the_others(name, model, tmp_path):
     assert re.search("broken off" if status == 130 else "the same command goes on", shown)
 
 
+def test_sigterm_stops_what_goes_on_and_only_train_prints_a_document(model, tmp_path):
+    """With status 75."""
+    for line, until in (
+        ("generate MODEL -n 1000000 -o big --json", rb"images/s"),
+        ("verify big --repair --json", rb"images/s"),
+        ("train digits -o run --steps 100000 --model tiny --json", rb"training, "),
+    ):
+        words = line.replace("MODEL", str(model)).split()
+        status, shown = on_a_terminal(tmp_path, *words, until=until, by=signal.SIGTERM)
+        assert status == 75, shown
+        assert "Traceback" not in shown
+        assert ('"updates":' in shown) == (words[0] == "train")
+        assert ("{" in shown) == (words[0] == "train")
+
+
 def test_a_reader_that_stops_reading_is_no_error(tmp_path):
     command = f"{sys.executable} -m ddim plan --schedule linear:T=20000 --steps 20000"
     done = subprocess.run(
@@ -440,6 +457,9 @@ WRONG = {
     "tune COPY --calls 1": "calls=1; choose 2..20",
     "tune COPY --guidance nan": "guidance=nan, but the model has no classes",
     "verify ünï": "ünï/manifest.json is missing",
+    "interpolate MODEL --seeds 3,7 --steps 2 --solver ddpm": "a solver that draws noise cannot be "
+    "used here; choose one that draws none",
+    "export MODEL --steps 2 --solver ddpm -o x.pt2": "a solver that draws noise cannot be used",
 }
 
 
@@ -481,6 +501,47 @@ def test_a_place_that_does_not_answer_is_one_sentence(run, model):
         assert len(err.splitlines()) == 1
     with pytest.raises(OSError, match="cannot be reached"):
         place("unreachable://bucket/a").write({"x": b""})
+
+
+def test_a_ray_cluster_that_does_not_answer_is_a_failure(run, model):
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # a port where nobody listens
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ("generate", model, "-n", 3, "--steps", 2, "--out", "set", "--ray-address", where)
+        status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert f"ddim: no Ray cluster at {where}" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x.png"), "x.png: your quota of the device"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.png"), "x.png: no space is left"),
+        (MemoryError(), "it does not fit in memory"),
+    ],
+)
+def test_what_has_run_out_is_a_failure(run, monkeypatch, error, words):
+    def full(*given, **options):
+        raise error
+
+    monkeypatch.setattr("ddim.cli.doctor.checked", full)
+    status, out, err = run("doctor")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"ddim: {words}")
+    assert len(err.splitlines()) == 1
+
+
+def test_generate_prints_its_document_where_shards_failed(run, tmp_path):
+    broken = tiny_model()
+    next(broken.net.parameters()).data.fill_(3e38)
+    ddim.save(broken, tmp_path / "m")
+    words = ("-n", 3, "--steps", 2, "--out", "set", "--workers", 1, "--json")
+    status, out, _ = run("generate", "m", *words)
+    (failed,) = strictly(out)["failed"]
+    assert (status, failed["begin"], failed["end"]) == (1, 0, 3)
+    assert "nan" in failed["why"]
 
 
 def test_the_doctor_knows_every_extra_and_fits_80_columns(run):

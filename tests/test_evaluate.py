@@ -367,12 +367,30 @@ def test_images_that_hold_a_nan_are_refused_and_no_cell_is_left(run, tmp_path):
     next(broken.net.parameters()).data.fill_(3e38)
     ddim.save(broken, tmp_path / "m")
     code, _, err = run("evaluate", "m", "digits", *QUICK, "--out", "r")
-    assert code == 2
+    assert code == 1
     assert "ddim:eta=0 in 8 steps (trailing) made an image with a nan" in err
     assert not list((tmp_path / "r" / "cells").iterdir())
     code, _, err = run("evaluate", "m", "digits", "--table", 2, "--num", 4, "--out", "r")
-    assert code == 2
+    assert code == 1
     assert "nan" in err
+    assert run("tune", "m", "--calls", 4, "--num", 4)[0] == 1
+
+
+class Trying(Shuffled):
+    """Whose tasks may fail, as Ray's may."""
+
+    def wait(self):
+        return [engines.tried(self.make, self.tasks.pop(), "here")]
+
+
+def test_samples_that_fail_on_ray_are_a_failure(run, tmp_path, monkeypatch):
+    broken = tiny_model()
+    next(broken.net.parameters()).data.fill_(3e38)
+    ddim.save(broken, tmp_path / "m")
+    monkeypatch.setattr(engines, "OnRay", lambda job, out, count, address, opened: Trying(opened))
+    code, out, err = run("evaluate", "m", "digits", *QUICK, "--out", "r", "--ray")
+    assert (code, out) == (1, "")
+    assert re.search(r"ddim:eta=0 in 8 steps: samples 0, .* hold a nan", err)
 
 
 def test_a_damaged_cell_says_what_to_do(run, model, tmp_path):

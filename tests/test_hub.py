@@ -1,8 +1,14 @@
 """Models named on the hub: from the cache where there is no network, and pushed with a card."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import pytest
 import torch
@@ -154,3 +160,66 @@ def test_a_name_or_folder_that_is_none_is_said(run, tmp_path, monkeypatch):
         code, _, err = run(*words)
         assert (code, len(err.splitlines())) == (2, 1)
         assert sentence in err
+
+
+def test_a_hub_that_does_not_answer_is_a_failure_and_one_that_refuses_wrong_input(tmp_path):
+    """At a port of this machine where nobody listens, and at one that knows no model."""
+    ddim.save(tiny_model("v"), tmp_path / "m")
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(self.server.status)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *words):
+            """Nothing."""
+
+    def ended(port, *words):
+        hub_here = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{port}"}
+        return subprocess.run(
+            [sys.executable, "-m", "ddim", *words],
+            cwd=tmp_path,
+            env={**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": "none", **hub_here},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    server = HTTPServer(("127.0.0.1", 0), Empty)
+    port, server.status = server.server_port, 404
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    asked = {"info": ("info", "hf:a/b"), "push": ("push", "m", "a/b")}
+    refused = {name: ended(port, *words) for name, words in asked.items()}
+    server.shutdown()
+    server.server_close()
+    silent = {name: ended(port, *words) for name, words in asked.items()}
+    for name in asked:
+        assert refused[name].returncode == 2, refused[name].stderr
+        assert silent[name].returncode == 1, silent[name].stderr
+        for done in (refused[name], silent[name]):
+            assert done.stdout == ""
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "check the network" in silent["push"].stderr
+    assert "hf auth login" in refused["push"].stderr
+
+
+def test_data_of_a_hub_that_does_not_answer_are_a_failure(run, monkeypatch):
+    def silent(*words, **options):
+        raise ConnectionError("Couldn't reach 'a/b' on the Hub")
+
+    def unknown(*words, **options):
+        raise FileNotFoundError("Dataset 'a/b' doesn't exist on the Hub")
+
+    monkeypatch.setattr(hub, "offline", lambda: False)
+    for raised, status in ((silent, 1), (unknown, 2)):
+        monkeypatch.setattr(datasets, "load_dataset", raised)
+        code, out, err = run("train", "hf:a/b", "--out", "x")
+        assert (code, out, len(err.splitlines())) == (status, "", 1)

@@ -256,7 +256,7 @@ def test_a_network_that_answers_nonsense_cannot_teach(mixture):
             return x * math.nan if t.flatten()[0] < 300 else x
 
     model = replace(mixture, net=Broken())
-    with pytest.raises(ValueError, match="not finite, so it cannot teach"):
+    with pytest.raises(FloatingPointError, match="not finite, so it cannot teach"):
         tune(model, [4], Tuning(seeds=4, held_out=4))
 
 

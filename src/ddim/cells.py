@@ -169,7 +169,8 @@ def sampled(
 ) -> Cell:
     """The cell of a setting, from the folder if it is there, else sampled into it.
 
-    draw: who samples in place of this process. Raises ValueError where an image holds a nan.
+    draw: who samples in place of this process. Raises FloatingPointError where an image holds a
+    nan.
     """
     solver, plan = setting.made(subject.model)
     path = folder / f"{_name(setting)}-{_key(subject.identity, setting)}.npy"
@@ -227,7 +228,7 @@ def _pixels(images: Tensor, setting: Setting) -> Tensor:
     try:
         return to_pixels(images)
     except FloatingPointError as error:
-        raise ValueError(
+        raise FloatingPointError(
             f"{setting.solver} in {setting.steps} steps ({setting.spacing}) made an image with a "
             "nan or an infinity; leave that setting out, or mend the model"
         ) from error
@@ -263,7 +264,7 @@ def reconstructed(
         seconds += time.perf_counter() - begin
         errors += ((back - x) / 2).square().flatten(1).mean(1).tolist()
     if not np.isfinite(errors).all():
-        raise ValueError(f"reconstruction in {steps} steps holds a nan; mend the model")
+        raise FloatingPointError(f"reconstruction in {steps} steps holds a nan; mend the model")
     facts = {"setting": asdict(setting), **identity, "mse": errors, **_took(seconds)}
     write_json(path, facts)
     return facts

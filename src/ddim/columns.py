@@ -9,7 +9,7 @@ from typing import Any
 
 from ddim.decoding import MOST_BYTES, Content, printable, said
 from ddim.extras import needed
-from ddim.hub import offline
+from ddim.hub import offline, refusal
 from ddim.sources import Listing, Source, stamp
 
 _ID = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -20,7 +20,7 @@ def from_hub(name: str) -> Source:
     """The pictures of hf:owner/name or hf:owner/name@revision, downloaded if need be.
 
     Of several splits, train. HF_HUB_OFFLINE=1 keeps to the cache. Raises ImportError without the
-    library, and ValueError if it cannot be had.
+    library, and ValueError if it cannot be had; an UnansweredError if the hub does not answer.
     """
     match = _ID.fullmatch(name)
     if not match:
@@ -31,7 +31,7 @@ def from_hub(name: str) -> Source:
     except Exception as error:  # of the network, the hub, the cache or a parser
         cached = "is not in the local cache, and HF_HUB_OFFLINE is set"
         where = cached if offline() else "cannot be had"
-        raise ValueError(
+        raise refusal(error)(
             f"{name} {where}; check the name and the network ({said(error)})"
         ) from error
     return _source(library, _split(table, name), name)

@@ -11,7 +11,7 @@ TRIES, LOSSES, HOPELESS = 3, 20, 30
 
 
 class StoppedError(OSError):
-    """No worker can go on; what is there stays."""
+    """No worker can go on, or not without what failed; what is there stays."""
 
     status = 1
 

@@ -19,7 +19,7 @@ import torch
 
 from ddim.bulk import Job, Worker
 from ddim.dispatch import Report, Rest
-from ddim.extras import needed
+from ddim.extras import UnansweredError, needed
 from ddim.places import Place, place
 
 _FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -283,7 +283,7 @@ def _begun(ray: Any, where: str | None) -> None:
         try:  # Ray itself would go on trying for many minutes
             socket.create_connection((host, int(port)), 5).close()
         except OSError as error:
-            raise ValueError(f"no Ray cluster at {where} ({said(error)})") from error
+            raise UnansweredError(f"no Ray cluster at {where} ({said(error)})") from error
     heard = signal.getsignal(signal.SIGTERM)
     options = {"log_to_driver": False, "logging_level": "ERROR"}
     if not where:
@@ -291,7 +291,8 @@ def _begun(ray: Any, where: str | None) -> None:
     try:
         ray.init(address=where or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"no Ray cluster at {where or 'this machine'} ({said(error)})") from error
+        kind = ValueError if isinstance(error, ValueError) else UnansweredError
+        raise kind(f"no Ray cluster at {where or 'this machine'} ({said(error)})") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, heard)  # which Ray takes
 

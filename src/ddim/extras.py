@@ -1,10 +1,16 @@
-"""Libraries that only some users need: one sentence where one is not installed."""
+"""Libraries and services that only some users need: one sentence where one is not there."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from typing import Any
+
+
+class UnansweredError(ValueError):
+    """A hub or a cluster that does not answer; what it refuses is a plain ValueError."""
+
+    status = 1
 
 
 def needed(module: str, extra: str, purpose: str) -> Any:

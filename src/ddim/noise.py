@@ -56,6 +56,10 @@ class Seeded:
         return self(torch.empty(len(self.seeds), *shape, device=device), -1)
 
 
+class UndrawnError(ValueError):
+    """A solver that draws noise, and none to draw."""
+
+
 def undrawn(like: Tensor, k: int) -> Tensor:
     """The noise of a run that was given none."""
-    raise ValueError("this solver draws noise; pass noise=ddim.Seeded(seeds), one seed per image")
+    raise UndrawnError("this solver draws noise; pass noise=ddim.Seeded(seeds), one seed per image")

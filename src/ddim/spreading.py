@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.bulk import Job, Worker
 from ddim.cells import Setting
-from ddim.dispatch import Crew, dispatch
+from ddim.dispatch import Crew, StoppedError, dispatch
 from ddim.features import Features
 from ddim.sampling import Tick
 from ddim.sketches import Growing, Portion, Sketch, portion
@@ -72,7 +72,10 @@ class Spread:
         self._names, self._sketches = [space.name for space in spaces], dict[Any, Sketch]()
 
     def drawn(self, setting: Setting, tick: Tick) -> Iterator[tuple[Tensor, float]]:
-        """The images of a setting in their order, uint8, some at a time, and their seconds."""
+        """The images of a setting in their order, uint8, some at a time, and their seconds.
+
+        Raises StoppedError where some of them failed.
+        """
         which = self._settings.index(setting)
         job, waiting, next_ = self._jobs[which], dict[int, Measured](), 0
         growing = {name: Growing(job.num) for name in self._names}
@@ -80,7 +83,7 @@ class Spread:
         tasks = range(which * job.shards, (which + 1) * job.shards)
         for report in dispatch(self._crew, tasks):
             if report.error is not None:
-                raise ValueError(f"{setting.solver} in {setting.steps} steps: {report.error}")
+                raise StoppedError(f"{setting.solver} in {setting.steps} steps: {report.error}")
             assert isinstance(report.result, Measured)
             waiting[report.task] = report.result
             while (ready := waiting.pop(tasks.start + next_, None)) is not None:

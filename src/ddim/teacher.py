@@ -160,7 +160,7 @@ class Teacher:
     def taught(self, seeds: range, *, whole: bool = True) -> Taught:
         """Run it; whole: keep states on the way, of as many levels as a GiB has room for.
 
-        Raises ValueError where the network's answers lead to numbers that are not finite.
+        Raises FloatingPointError where the network's answers lead to numbers that are not finite.
         """
         weight = next(self.model.net.parameters(), torch.zeros(()))
         start = Seeded(list(seeds)).start(self.model.shape, weight.device)
@@ -179,7 +179,7 @@ class Teacher:
         except StopIteration as end:
             states[-1] = end.value
         if not states[-1].isfinite().all():
-            raise ValueError(
+            raise FloatingPointError(
                 f"the network leads seeds {seeds[0]}..{seeds[-1]} to numbers that are not finite, "
                 "so it cannot teach; look at its samples, or load its weights in float32"
             )

@@ -20,6 +20,7 @@ _WANTED = {
     r"Input should be less than or equal to (\S+)": "at most ",
 }
 """Typer's words, which do not say what it got, and ours."""
+_UNDRAWN = "a solver that draws noise cannot be used here; choose one that draws none"
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENOMEM)
 
 
@@ -35,7 +36,8 @@ def sentence(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         return _of_files(error), getattr(error, "status", 1 if error.errno in _FAILURES else 2)
     if isinstance(error, ValueError | ImportError):
-        return str(error), getattr(error, "status", 2)
+        undrawn = type(error).__name__ == "UndrawnError"  # whose module imports torch
+        return _UNDRAWN if undrawn else str(error), getattr(error, "status", 2)
     return None
 
 
@@ -75,6 +77,7 @@ def _of_files(error: OSError) -> str:
     """An OSError, in words if it is one of the system's about a file."""
     what = {
         errno.ENOSPC: "no space is left on the device; free some, or choose another output",
+        errno.EDQUOT: "your quota of the device is used up; free some, or choose another output",
         errno.EACCES: "you may not read or write it; choose another, or ask who owns it",
         errno.EROFS: "it is on a read-only file system; choose another output",
         errno.EISDIR: "it is a folder; name a file",
