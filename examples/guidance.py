@@ -3,7 +3,7 @@
     python examples/guidance.py                  # the bundled digits
     python examples/guidance.py photos/          # a folder with a sub-folder per class, of one size
 
-The digits take a minute or so on two cores. Writes guidance.png: a column per class, and a row
+The digits take under two minutes on two cores. Writes guidance.png: a column per class, and a row
 per guidance scale, with the same seeds in each row.
 
 Prints for each scale, of 30 images per class in 20 calls of DDIM: how many have their nearest real

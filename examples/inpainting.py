@@ -3,7 +3,7 @@
     python examples/inpainting.py
     python examples/inpainting.py photos/ --hide 0.3      # the right 30 %; pictures of one size
 
-The digits take a minute or so on two cores. Trains on all but the last hundred, of which it
+The digits take under two minutes on two cores. Trains on all but the last hundred, of which it
 then hides the right half. Writes inpainting.png with a picture a column: as it was, what is known
 of it, painted by DDIM in 20 network calls, and by `Resample` in 20 steps of 5, which goes back and
 forth so that what is new comes to agree with what is known.

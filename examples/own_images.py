@@ -3,9 +3,9 @@
     python examples/own_images.py                     # the bundled digits, as a folder of PNGs
     python examples/own_images.py photos --size 16    # yours; larger ones take longer
 
-The digits take a minute or so on two cores. Writes a model folder, which every `ddim` command
+The digits take under two minutes on two cores. Writes a model folder, which every `ddim` command
 takes, and samples.png: pictures of the folder in the first row, then the same seeds by DDIM in 20
-and in 5 network calls. In a minute most digits can be read, and some cannot.
+and in 5 network calls. After so short a training most digits can be read, and some cannot.
 
 Prints, for 256 images each, the sliced Wasserstein distance to the folder, beside what pictures
 drawn from the folder itself score, and how far an image is from the nearest picture of the folder,
