@@ -7,8 +7,8 @@ The digits take under two minutes on two cores. Writes a model folder, which eve
 takes, and samples.png: pictures of the folder in the first row, then the same seeds by DDIM in 20
 and in 5 network calls. After so short a training most digits can be read, and some cannot.
 
-Prints, for 256 images each, the sliced Wasserstein distance to the folder, beside what pictures
-drawn from the folder itself score, and how far an image is from the nearest picture of the folder,
+Prints, for 256 images each, the sliced Wasserstein distance to the folder, beside what as many
+pictures drawn from the folder score, and how far an image is from the folder's nearest picture,
 where 1 is how far the pictures are from each other's nearest. Far below 1 is learnt by heart.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
     noise = ddim.Seeded(range(DRAWN))
     start, rows = noise.start(model.shape), [real[:SHOWN]]
     own, _ = nearest(real, [real], torch.arange(len(real)))
-    few = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:DRAWN]]
+    few = real[torch.randint(len(real), (DRAWN,), generator=torch.Generator().manual_seed(0))]
     print(f"{len(images)} pictures of {images.shape}: {sliced_w2(few, real):.4f} from themselves")
     for calls in (20, 5):
         drawn = ddim.sample(model.denoiser(), start, model.plan(calls), ddim.DDIM()).clamp(-1, 1)

@@ -54,7 +54,9 @@ def main() -> None:
     start = ddim.Seeded(range(DRAWN)).start(model.shape)
     drawn = scale * ddim.sample(model.denoiser(), start, model.plan(20), ddim.UniPC())
 
-    others = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:DRAWN]]
+    others = values[
+        torch.randint(len(values), (DRAWN,), generator=torch.Generator().manual_seed(0))
+    ]
     for name, x in (("data", values), ("500 of the data", others), ("500 samples", drawn)):
         apart, peak, late = power_apart(x, values), float(peaks(x).mean()), float(tails(x).mean())
         print(f"{name:15}  power apart {apart:5.1%}   peak {peak:.3f}   late energy {late:.3f}")

@@ -97,6 +97,7 @@ def test_own_images_leaves_a_model_and_a_picture_of_the_folder(brief, tmp_path):
     out = brief("own_images", "photos", "--size", 8, "--updates", 3, "--out", "mine", DRAWN=12)
     assert "12 pictures of (3, 8, 8)" in out
     assert len(figures(OWN, out)) == 2
+    assert figures(rf"{NUMBER} from themselves", out)[0] > (0,)  # drawn, and not the folder itself
     shown = tiles(tmp_path / "mine/samples.png", 3, 12)
     assert (np.ptp(shown[0], axis=(-2, -1)) == 0).all()  # the folder's, each of one shade
     assert (np.ptp(shown[1:], axis=(-2, -1)) > 50).all()  # hardly trained: noise
@@ -137,7 +138,7 @@ def test_signals_are_read_from_a_file_too(brief, tmp_path):
     rows = figures(WAVES, brief("signals", "waves.npy", "--updates", 3))
     assert rows[0][0] == 0  # the data against itself
     assert 10 < rows[0][1] < 28  # and in its own units
-    assert rows[0][1:] == rows[1][1:]  # for all forty were drawn
+    assert rows[1][0] > 0  # drawn from it, and not the data itself
     assert read(tmp_path / "signals.png").shape == (600, 1100)
 
 
@@ -151,11 +152,12 @@ def test_signals_statistics_are_those_of_the_signals():
     assert signals.power_apart(2 * wave, wave) == pytest.approx(3)
 
 
-def test_stable_diffusion_shows_three_schedulers_beside_the_fine_solution(brief, tmp_path):
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # in diffusers' UniPC
+def test_stable_diffusion_shows_four_schedulers_beside_the_fine_solution(brief, tmp_path):
     out = brief("stable_diffusion", "--fine", 10)
-    as_it_comes, trailing, ours = (row[0] for row in figures(APART, out))
-    assert trailing == 0 < min(as_it_comes, ours)  # for that is the fine one now
-    assert tiles(tmp_path / "stable_diffusion.png", 3, 4).shape[:2] == (3, 4)
+    as_it_comes, trailing, ours, theirs = (row[0] for row in figures(APART, out))
+    assert trailing == 0 < min(as_it_comes, ours, theirs)  # for that is the fine one now
+    assert tiles(tmp_path / "stable_diffusion.png", 3, 5).shape[:2] == (3, 5)
 
 
 @pytest.mark.slow
@@ -184,11 +186,12 @@ def test_guidance_in_full(whole):
 def test_inpainting_in_full(whole):
     out = whole("inpainting")
     assert figures(CHANGED, out) == [(0,), (0,)]
-    shares = figures(r"the pictures (\d+)%, half of them (\d+)%, DDIM (\d+)%, Resample (\d+)%", out)
-    as_they_were, half, ddim, resample = shares[0]
-    assert as_they_were > 95
-    assert 45 < ddim < half
-    assert 50 < resample < half + 10
+    rows = figures(rf"{NUMBER} from the nearest +{NUMBER}% of the hidden parts", out)
+    as_they_were, other, ddim, resample = (share for _, share in rows)
+    assert other < 20  # chance is 10
+    assert 1.2 * other < ddim < resample < as_they_were
+    near, far, by_ddim, by_resample = (apart for apart, _ in rows)
+    assert 0.9 * near < by_resample < by_ddim < far
 
 
 @pytest.mark.slow
@@ -201,5 +204,8 @@ def test_signals_in_full(whole):
 
 @pytest.mark.slow
 def test_stable_diffusion_in_full(whole):
-    as_it_comes, trailing, ours = (row[0] for row in figures(APART, whole("stable_diffusion")))
+    as_it_comes, trailing, ours, theirs = (
+        row[0] for row in figures(APART, whole("stable_diffusion"))
+    )
     assert 2 * ours < trailing < as_it_comes
+    assert ours == pytest.approx(theirs, rel=0.1)
