@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ddim.nets.kernels import Kernels, Norm, empty, kernels
 _LEAST, _PIXELS = {torch.float32: 64, torch.bfloat16: 128}, 64
 _CHUNK = 1 << 21
 _ONE = [1, 1]
+_LAYING = Lock()  # weights are laid out once, whoever comes first
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
@@ -67,10 +70,11 @@ class Conv:
                 return self._join.join(y, add, self.bias)
             return y if add is None else y.add_(add)
         ops = torch.ops.mkldnn
-        if not self._laid_out:
-            size = [1, *x.shape[1:]]
-            self.weight = ops._reorder_convolution_weight(self.weight, *self._how, size)
-            self._laid_out = True
+        with _LAYING if not self._laid_out else nullcontext():
+            if not self._laid_out:
+                size = [1, *x.shape[1:]]
+                self.weight = ops._reorder_convolution_weight(self.weight, *self._how, size)
+                self._laid_out = True
         given = (self.weight, self.bias, *self._how)
         if add is None:
             return ops._convolution_pointwise(x, *given, "none", [], "")
@@ -100,11 +104,12 @@ class Doubled:
         if not self._packed:
             return F.conv_transpose2d(x, self._weight, self._bias, stride=2, padding=1)
         ops, how = torch.ops.mkldnn, ([1, 1], [0, 0], [2, 2], _ONE, 1)
-        if not self._laid_out:
-            size = [1, *x.shape[1:]]
-            laid_out = ops._reorder_convolution_transpose_weight
-            self._weight = laid_out(self._weight, *how, size)
-            self._laid_out = True
+        with _LAYING if not self._laid_out else nullcontext():
+            if not self._laid_out:
+                size = [1, *x.shape[1:]]
+                laid_out = ops._reorder_convolution_transpose_weight
+                self._weight = laid_out(self._weight, *how, size)
+                self._laid_out = True
         given = (self._weight, self._bias, *how)
         return ops._convolution_transpose_pointwise(x, *given, "none", [], "")
 
