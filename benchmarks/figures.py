@@ -28,7 +28,10 @@ import ddim
 from ddim.data import digits, to_float
 
 ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = {"app-*.png": "python benchmarks/screenshots.py RUNS"}
+ELSEWHERE = {
+    "app-*.png": "python benchmarks/screenshots.py RUNS",
+    "first-ten-minutes.png": "python benchmarks/first_ten_minutes.py cifar10.npz --label 8",
+}
 
 
 @dataclass(frozen=True)
