@@ -12,7 +12,6 @@ import ddim
 from ddim.bulk import Job
 from ddim.cells import Setting
 from ddim.engines import Here, Pool
-from ddim.extras import present
 from ddim.generation import generate, verify
 from ddim.identity import fingerprint
 from ddim.places import Local
@@ -60,8 +59,6 @@ def test_a_killed_worker_changes_no_byte(tmp_path):
 @pytest.mark.parametrize("engine", ["pool", "ray"])
 def test_a_run_of_2000_images_killed_again_and_again_ends_with_the_same_bytes(engine):
     """The benchmark that does twenty, with one: a worker, and the parent or the whole group."""
-    if engine == "ray" and not present("ray"):
-        pytest.skip("Ray is not installed")
     command = [sys.executable, str(BENCHMARK), "--runs", "1", "--ray", str(int(engine == "ray"))]
     done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
