@@ -29,7 +29,8 @@ def test_a_seed_is_the_same_image_whatever_is_sampled_with_it(run, model, tmp_pa
         run("sample", model, "--seeds", "5,0-1", "-o", "b.npz", "--batch-size", 2, *options)[0] == 0
     )
     assert run("sample", model, "--seeds", "5", "-o", "c", *options)[0] == 0
-    a, b = (np.load(tmp_path / name) for name in ("a.npz", "b.npz"))
+    with np.load(tmp_path / "a.npz") as first, np.load(tmp_path / "b.npz") as second:
+        a, b = dict(first), dict(second)
     assert a["seeds"].tolist() == list(range(7))
     assert b["seeds"].tolist() == [5, 0, 1]
     assert np.abs(a["images"][[5, 0, 1]].astype(int) - b["images"]).max() <= 1

@@ -44,15 +44,16 @@ def test_the_command_writes_what_python_samples(run, model, tmp_path):
     status, out, err = run("sample", "m", "-o", "x.npz", "--seeds", "9,2-4,10-69", *options)
     assert (status, out) == (0, "")
     assert "64 samples, 4 network calls each" in err
-    file = np.load("x.npz")
+    with np.load("x.npz") as file:
+        arrays = dict(file)
     seeds = [9, 2, 3, 4, *range(10, 70)]
-    assert sorted(file) == ["samples", "seeds"]
-    assert file["samples"].dtype == np.float32
-    assert file["seeds"].tolist() == seeds
+    assert sorted(arrays) == ["samples", "seeds"]
+    assert arrays["samples"].dtype == np.float32
+    assert arrays["seeds"].tolist() == seeds
     noise = ddim.Seeded(seeds)
     plan = model.plan(4)
     x = ddim.sample(model.denoiser(), noise.start(model.shape), plan, ddim.DDPM(), noise)
-    assert np.array_equal(file["samples"], x.numpy())
+    assert np.array_equal(arrays["samples"], x.numpy())
     assert x.abs().max() > 1  # as they are, not cut to the range of pixels
 
 
