@@ -305,7 +305,7 @@ class _Actor:
         self._make: Make | None = None
 
     def make(self, task: int) -> Report:
-        """Do a task."""
+        """Do a task, by what the driver sent, and no file."""
         try:
             self._make = (
                 self._make or needed("ray", "scale", "--ray").cloudpickle.loads(self._given)()

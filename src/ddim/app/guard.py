@@ -10,7 +10,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
-LOCAL = ("127.0.0.1", "localhost")
+from ddim.app import LOCAL
+
 _MOST = 8 << 20  # bytes of what is no upload
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddim.app import LOCAL
 from ddim.cli.console import device as find_device
 from ddim.cli.options import Device
 
 if TYPE_CHECKING:
     from ddim.app.home import Home
-
-_LOCAL = ("127.0.0.1", "localhost")
 
 
 def app(
@@ -47,7 +46,7 @@ def app(
     password = os.environ.get("DDIM_APP_PASSWORD") or None
     if ":" in host:
         raise ValueError(f"--host {host}: give a name or an address such as 127.0.0.1, and --port")
-    if host not in _LOCAL and password is None:
+    if host not in LOCAL and password is None:
         raise ValueError(
             f"--host {host} lets other machines in; set DDIM_APP_PASSWORD to a password, or leave "
             "--host out"
