@@ -384,6 +384,24 @@ def test_ctrl_c_in_the_others(name, model, tmp_path):
     assert re.search("broken off" if status == 130 else "the same command goes on", shown)
 
 
+@pytest.mark.parametrize("name", ["bench", "sample", "tune"])
+def test_ctrl_c_in_the_midst_of_an_import_is_one_too(name, run, model, monkeypatch):
+    """A library in C++ makes an ImportError of it, and ours a ValueError of that."""
+
+    def imported(*given, **options):
+        try:
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+        except ImportError as error:
+            raise ValueError("got no program of this network") from error
+
+    monkeypatch.setattr(GROUP.commands[name], "invoke", imported)
+    monkeypatch.setattr(cli, "app", GROUP)
+    status, _, said = run(name, model)
+    assert status == (75 if name == "tune" else 130)
+    assert "initialization" not in said
+    assert "program" not in said
+
+
 def test_sigterm_stops_what_goes_on_and_only_train_prints_a_document(model, tmp_path):
     """With status 75."""
     for line, until in (

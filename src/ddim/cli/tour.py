@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ddim.cli.ending import hushed, interrupted, say
+from ddim.cli.ending import beneath, hushed, interrupted, say
 
 
 class Tour(TyperGroup):
@@ -46,10 +46,12 @@ class Tour(TyperGroup):
         """Run a command; Ctrl-C is a sentence, and status 75 if the command goes on later."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            text, status = interrupted(ctx.invoked_subcommand)
-            say(text)
-            raise typer.Exit(status) from None
         except BrokenPipeError:  # as of `ddim plan | head`
             hushed()
             raise typer.Exit(1) from None
+        except (Exception, KeyboardInterrupt) as error:
+            if not beneath(error):
+                raise
+            text, status = interrupted(ctx.invoked_subcommand)
+            say(text)
+            raise typer.Exit(status) from None
