@@ -10,7 +10,7 @@ from torch import nn
 
 from ddim.nets import UNet, UNetConfig, fast, kernels as compiled, packed
 from ddim.nets.fast import Fast, attend
-from ddim.nets.kernels import Kernels, Norm, kernels
+from ddim.nets.kernels import Kernels, Norm, kernels, narrow
 from ddim.nets.packed import Winograd, usable
 from test_unet import BASE, VARIANTS
 
@@ -26,8 +26,8 @@ def how(request, monkeypatch):
     if request.param == "without packed weights":
         monkeypatch.setattr(fast, "packs", lambda dtype: False)
     if request.param == "by Winograd":
-        monkeypatch.setattr(packed, "_LEAST", {torch.float32: 1, torch.bfloat16: 1})
-        monkeypatch.setattr(packed, "_PIXELS", 1)
+        for name in ("_LEAST", "_PIXELS", "_WORK"):
+            monkeypatch.setattr(packed, name, 1)
         monkeypatch.setattr(packed, "_CHUNK", 1 << 17)
         monkeypatch.setattr(fast, "_CACHE", 1 << 16)  # in parts
     return request.param
@@ -171,6 +171,35 @@ def test_a_softmax_is_torchs_in_double(shape, dtype):
     found = kernels().softmax(extreme.to(dtype))
     assert found[0].tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
     assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("width", [8, 24, 32])
+@pytest.mark.parametrize("sides", [(1, 1), (3, 5), (8, 8), (10, 33)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_narrow_heads_is_torchs_in_double(width, sides, dtype):
+    assert narrow(width)
+    tokens = 3 * images(2, 3 * 4 * width, *sides)
+    tokens = tokens.to(dtype, memory_format=torch.channels_last)
+    parts = tokens.double().reshape(2, 3, 4, width, -1).transpose(3, 4)
+    exact = F.scaled_dot_product_attention(*parts.unbind(1)).transpose(2, 3)
+    tolerance = (
+        {"rtol": 1e-5, "atol": 3e-5} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1e-3}
+    )
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found = kernels().attend(tokens, 4)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.double(), exact.reshape(found.shape), **tolerance)
+    torch.set_num_threads(1)
+
+
+def test_attention_bears_great_scores_and_hides_no_nan():
+    tokens = torch.zeros(1, 24, 1, 20)
+    tokens[0, :8], tokens[0, 8, 0, 3], tokens[0, 16:] = 1e3, 3e5, torch.arange(20.0)
+    found = kernels().attend(tokens, 1)
+    torch.testing.assert_close(found, torch.full((1, 8, 1, 20), 3.0))
+    tokens[0, 9, 0, 17] = torch.nan
+    assert kernels().attend(tokens, 1).isnan().all()
 
 
 def test_silu_is_right_everywhere():

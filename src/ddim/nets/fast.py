@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddim.nets.blocks import Attention, Resample
-from ddim.nets.kernels import Norm
+from ddim.nets.kernels import Kernels, Norm, narrow
 from ddim.nets.packed import Conv, Doubled, NormConv, normalise, packs, usable
 from ddim.nets.unet import UNet
 
@@ -192,13 +192,19 @@ class FastAttention:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
-        batch, width, *sides = x.shape
-        tokens = self._qkv(normalise(self._kernels, (x,), self._norm)).permute(0, 2, 3, 1)
-        parts = tokens.reshape(batch, -1, 3, self._heads, width // self._heads)
+        tokens = self._qkv(normalise(self._kernels, (x,), self._norm))
+        if isinstance(self._kernels, Kernels) and narrow(x.shape[1] // self._heads):
+            h = self._kernels.attend(tokens, self._heads)
+        else:
+            h = self._by_products(tokens, *x.shape)
+        y = self._to_out(h, x)
+        return y if self._scale == 1 else y / self._scale
+
+    def _by_products(self, tokens: Tensor, batch: int, width: int, *sides: int) -> Tensor:
+        parts = tokens.permute(0, 2, 3, 1).reshape(batch, -1, 3, self._heads, width // self._heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         h = attend(q, k, v, self._kernels).transpose(1, 2)
-        y = self._to_out(h.reshape(batch, *sides, width).permute(0, 3, 1, 2), x)
-        return y if self._scale == 1 else y / self._scale
+        return h.reshape(batch, *sides, width).permute(0, 3, 1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, compiled: Any = None) -> Tensor:

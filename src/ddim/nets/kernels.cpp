@@ -1,62 +1,16 @@
 // What torch has no single operation for, on images whose channels lie next to each other (NHWC):
 // group normalisation of two images laid side by side, with the time's shift before it and SiLU
 // after, and Winograd's F(2×2, 3×3) around a product (Lavin and Gray 2015, arXiv:1509.09308),
-// which takes 16 multiplications where a 3×3 convolution takes 36. And a softmax, for that of bf16.
+// which takes 16 multiplications where a 3×3 convolution takes 36.
+
+#include "numbers.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
 namespace {
-
-using bf16 = std::uint16_t;
-
-inline float get(float value) { return value; }
-
-inline float get(bf16 value) {
-    std::uint32_t bits = std::uint32_t(value) << 16;
-    float wide;
-    std::memcpy(&wide, &bits, 4);
-    return wide;
-}
-
-inline void put(float& to, float value) { to = value; }
-
-inline void put(bf16& to, float value) {  // to the nearest, ties to even
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    to = bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
-// 2^z = 2^n 2^f with |f| <= 1/2, for z from −128 to 128, where those beyond are put; for bf16 with fewer terms,
-// to 2e-5. Limits are those of integers, for a compiler makes slow ones of floats that may be nan.
-template <bool exact>
-inline float power(float z) {
-    std::int32_t bits;
-    std::memcpy(&bits, &z, 4);
-    bits = std::min(bits, 0x43000000);                               // 128, of which 2^z is inf
-    bits = std::int32_t(std::min(std::uint32_t(bits), 0xc3000000u));  // −128
-    std::memcpy(&z, &bits, 4);
-    const float rounded = __builtin_rintf(z), f = z - rounded;
-    float p = 9.61812911e-3f;
-    if (exact) p = (1.54035304e-4f * f + 1.33335581e-3f) * f + p;
-    p = p * f + 5.55041087e-2f;
-    p = p * f + 2.40226507e-1f;
-    p = p * f + 6.93147181e-1f;
-    p = p * f + 1.0f;
-    bits = (std::max(std::int32_t(rounded), -127) + 127) << 23;
-    float whole;
-    std::memcpy(&whole, &bits, 4);
-    return p * whole;
-}
-
-template <bool exact>
-inline float silu(float value) {
-    return value / (1.0f + power<exact>(value * -1.44269504f));
-}
 
 struct Norm {
     const float *shift, *gamma, *beta;  // shift: (batch, channels) or, with a stride of 0, one row
@@ -286,30 +240,6 @@ void gather(const T* tiles, const T* bias, const T* other, int batch, int height
         }
 }
 
-// e^x / Σ e^x of each row, in place.
-template <typename T>
-void softmax(T* x, long rows, int width, int threads) {
-    constexpr bool exact = std::is_same<T, float>::value;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (long i = 0; i < rows; i++) {
-        static thread_local std::vector<float> kept;
-        kept.resize(width);
-        float *e = kept.data(), top = get(x[i * width]), sum = 0;
-        T* row = x + i * width;
-#pragma omp simd reduction(max : top)
-        for (int j = 0; j < width; j++) top = std::max(top, get(row[j]));
-#pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < width; j++) {
-            const float z = (get(row[j]) - top) * 1.44269504f;
-            e[j] = power<exact>(z) + 0 * get(row[j]);  // a nan stays one
-            sum += e[j];
-        }
-        const float rate = 1 / sum;
-#pragma omp simd
-        for (int j = 0; j < width; j++) put(row[j], e[j] * rate);
-    }
-}
-
 }  // namespace
 
 #define EXPORTED(T, NAME)                                                                          \
@@ -323,9 +253,6 @@ void softmax(T* x, long rows, int width, int threads) {
     extern "C" void gather_##NAME(T* out, const T* tiles, const T* bias, const T* other,           \
                                   int batch, int height, int width, int channels, int threads) {   \
         gather<T>(tiles, bias, other, batch, height, width, channels, threads, out);               \
-    }                                                                                              \
-    extern "C" void softmax_##NAME(T* x, long rows, int width, int threads) {                      \
-        softmax<T>(x, rows, width, threads);                                                       \
     }
 
 EXPORTED(float, float32)

@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled once for this machine and kept in the user's cache folder."""
+"""kernels.cpp and attention.cpp, compiled once for this machine and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from ddim.files import cache_folder, write
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
+_HEADER = Path(__file__).with_name("numbers.h")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _BUILD = (*_FLAGS, "-fopenmp", "-shared", "-fPIC")
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_NARROW = 32
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
 
 
@@ -98,6 +100,24 @@ class Kernels:
             torch.get_num_threads(),
         )
 
+    def attend(self, tokens: Tensor, heads: int) -> Tensor:
+        """softmax(q kᵀ / √width) v of each head, whose width is to be what `narrow` says.
+
+        tokens: queries, keys and values side by side (B, 3 C, H, W), to (B, C, H, W).
+        """
+        tokens = tokens.contiguous(memory_format=torch.channels_last)
+        batch, width, *sides = tokens.shape
+        out, sizes = empty((batch, width // 3, *sides), tokens), (sides[0] * sides[1], heads)
+        self._of("attend", out.dtype)(
+            out.data_ptr(),
+            tokens.data_ptr(),
+            batch,
+            *sizes,
+            width // 3 // heads,
+            torch.get_num_threads(),
+        )
+        return out
+
     def softmax(self, scores: Tensor) -> Tensor:
         """Of the last dimension, in place."""
         width, threads = scores.shape[-1], torch.get_num_threads()
@@ -109,6 +129,11 @@ class Kernels:
         """The function for images of a dtype."""
         function: Callable[..., None] = getattr(self.functions, f"{name}_{_KINDS[dtype]}")
         return function
+
+
+def narrow(width: int) -> bool:
+    """Whether heads of so many channels are for `Kernels.attend`; wider ones are for products."""
+    return width % 8 == 0 and width <= _NARROW
 
 
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -145,13 +170,14 @@ def _opened(path: Path) -> Kernels:
         numbers = (_POINTER, _LONG, _POINTER, _POINTER, _INT, ctypes.c_float)
         norm.argtypes = (_POINTER, *images, *numbers, _INT, _INT, _INT)
         getattr(functions, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
+        getattr(functions, f"attend_{kind}").argtypes = (*[_POINTER] * 2, *[_INT] * 5)
         getattr(functions, f"softmax_{kind}").argtypes = (_POINTER, _LONG, _INT, _INT)
     return Kernels(functions)
 
 
 def _key() -> str:
     """A name for what the file depends on: the source, the compiler's flags and the processor."""
-    known = "\n".join([_SOURCE.read_text(), *_BUILD, machine()])
+    known = "\n".join([*(each.read_text() for each in (*_SOURCES, _HEADER)), *_BUILD, machine()])
     return hashlib.sha256(known.encode()).hexdigest()[:32]
 
 
@@ -171,7 +197,7 @@ def _compiled() -> bytes:
         raise ValueError("there is no C++ compiler; install g++")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kernels.so"
-        command = [*compiler.split(), *_BUILD, str(_SOURCE), "-o", str(target)]
+        command = [*compiler.split(), *_BUILD, *map(str, _SOURCES), "-o", str(target)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:

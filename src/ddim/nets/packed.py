@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ddim.nets.kernels import Kernels, Norm, empty, kernels
 
-_LEAST, _PIXELS = {torch.float32: 64, torch.bfloat16: 128}, 64
-_CHUNK = 1 << 21
+_LEAST, _PIXELS, _WORK = 64, 64, 1 << 21
+_CHUNK = 1 << 22
 _ONE = [1, 1]
 _LAYING = Lock()  # weights are laid out once, whoever comes first
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -133,7 +133,8 @@ class NormConv:
         self._kernels = usable(dtype, conv.weight.device)
         self._winograd: Winograd | None = None
         bias = conv.bias if biased else None
-        wide = min(conv.weight.shape[:2]) >= _LEAST.get(dtype, math.inf)
+        wide = min(conv.weight.shape[:2]) >= _LEAST
+        self._few = _WORK // math.prod(conv.weight.shape[:2])
         if self._kernels and packed and wide and conv.kernel_size == (3, 3):
             self._winograd = Winograd(conv, bias, dtype, self._kernels)
         self._conv: Conv | None = None  # made where it is needed, for weights take memory
@@ -143,8 +144,10 @@ class NormConv:
         self, images: tuple[Tensor, ...], shift: Tensor | None = None, add: Tensor | None = None
     ) -> Tensor:
         """images (B, C_i, H, W), shift (1 or B, Σ C_i)."""
-        height, width = images[0].shape[2:]
-        if self._winograd and height * width >= _PIXELS and not (height % 2 or width % 2):
+        batch, _, height, width = images[0].shape
+        pixels = height * width
+        enough = pixels >= _PIXELS and batch * pixels >= self._few
+        if self._winograd and enough and not (height % 2 or width % 2):
             return self._winograd(images, self.norm, shift, add)
         if self._conv is None:
             conv, bias, dtype, packed = self._given
@@ -173,8 +176,8 @@ class Winograd:
         """As `NormConv`; a few images at a time, so that the patches stay in the cache."""
         batch, _, height, width = images[0].shape
         out = empty((batch, self._out, height, width), images[0])
-        patches = 4 * height * width * max(sum(image.shape[1] for image in images), self._out)
-        size = max(1, _CHUNK // patches)
+        widest = max(sum(image.shape[1] for image in images), self._out)
+        size = max(1, _CHUNK // (4 * height * width * widest * out.itemsize))
         for begin in range(0, batch, size):
             part = slice(begin, begin + size)
             some = tuple(image[part] for image in images)
