@@ -257,6 +257,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--models", default="../shared/models", help="the folder of mnist-unet")
     options.add_argument("--data", default="../shared/data/mnist_train.npz")
     options.add_argument("--recipes", metavar="FOLDER", help="keep those of quality there")
+    words = "as good in quality is at most DDIM's distance, and not within the floor's spread of it"
+    options.add_argument("--strict", action="store_true", help=words)
     defaults |= {
         "num": (1000, "images of quality"),
         "seconds": (60, "after which a comparison begins no more rounds"),
@@ -281,7 +283,7 @@ def _command(name: str, asked: argparse.Namespace) -> str:
     for key, value in vars(asked).items():
         if key not in ("sections", "write") and value != options.get_default(key):
             said = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words.append(f"--{key.replace('_', '-')} {said}")
+            words.append(f"--{key.replace('_', '-')}" + ("" if value is True else f" {said}"))
     return " ".join(words)
 
 
