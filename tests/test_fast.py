@@ -11,7 +11,7 @@ from torch import nn
 from ddim.nets import UNet, UNetConfig, fast, kernels as compiled, packed
 from ddim.nets.fast import Fast, attend
 from ddim.nets.kernels import Kernels, Norm, kernels, narrow
-from ddim.nets.packed import Winograd, usable
+from ddim.nets.packed import NormConv, Winograd, usable
 from test_unet import BASE, VARIANTS
 
 HOW = ("as it is", "without a compiler", "without packed weights", "by Winograd")
@@ -198,8 +198,11 @@ def test_attention_bears_great_scores_and_hides_no_nan():
     tokens[0, :8], tokens[0, 8, 0, 3], tokens[0, 16:] = 1e3, 3e5, torch.arange(20.0)
     found = kernels().attend(tokens, 1)
     torch.testing.assert_close(found, torch.full((1, 8, 1, 20), 3.0))
-    tokens[0, 9, 0, 17] = torch.nan
-    assert kernels().attend(tokens, 1).isnan().all()
+    for nan in (torch.tensor(torch.nan), -torch.tensor(torch.nan)):  # whose bits differ in the sign
+        tokens[0, 9, 0, 17] = nan
+        assert kernels().attend(tokens, 1).isnan().all()
+    tokens[0, 9, 0, 17], tokens[0, 2, 0, 4] = 0.0, nan
+    assert kernels().attend(tokens, 1).isnan().all(1).flatten().nonzero().tolist() == [[4]]
 
 
 def test_silu_is_right_everywhere():
@@ -259,6 +262,18 @@ def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
     for added, expected in ((add, exact + add), (None, exact)):
         found = whole((x,), Norm(norm.float()), shift, added)
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_winograd_is_for_batches_with_enough_to_do(monkeypatch):
+    made = NormConv(
+        nn.GroupNorm(8, 64), nn.Conv2d(64, 64, 3, padding=1), torch.float32, packed=True
+    )
+    asked = []
+    monkeypatch.setattr(Winograd, "__call__", lambda self, images, *more: asked.append(images))
+    for batch in (1, 7, 8, 20):  # 512 pixels of 64 × 64 channels are 2^21
+        made((images(batch, 64, 8, 8),))
+    made((images(200, 64, 4, 4),))
+    assert [len(given[0]) for given in asked] == [8, 20]
 
 
 def test_attention_is_torchs_however_many_there_are(monkeypatch):
