@@ -1,6 +1,7 @@
 """The command as a whole: one document by --json, one spelling of a flag, how it ends."""
 
 import errno
+import importlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from ddim.backends import BACKENDS
 from ddim.cli import doctor, words
 from ddim.cli.console import with_eta
 from ddim.cli.telling import plain
+from ddim.extras import needed
 from ddim.nets import SIZES
 from ddim.packing import FORMATS
 from ddim.places import place
@@ -400,6 +402,26 @@ def test_ctrl_c_in_the_midst_of_an_import_is_one_too(name, run, model, monkeypat
     assert status == (75 if name == "tune" else 130)
     assert "initialization" not in said
     assert "program" not in said
+
+
+def test_no_choice_of_a_library_swallows_a_ctrl_c(monkeypatch):
+    def imported(name):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    with pytest.raises(KeyboardInterrupt):
+        needed("openvino", "fast", "backend=openvino")
+
+
+def test_an_error_that_is_its_own_cause_is_told(run, model, monkeypatch):
+    def circular(*given, **options):
+        error = ValueError("as it is")
+        raise error from error
+
+    monkeypatch.setattr(GROUP.commands["sample"], "invoke", circular)
+    monkeypatch.setattr(cli, "app", GROUP)
+    status, _, said = run("sample", model)
+    assert (status, said) == (2, "ddim: as it is\n")
 
 
 def test_sigterm_stops_what_goes_on_and_only_train_prints_a_document(model, tmp_path):

@@ -26,8 +26,8 @@ def how(request, monkeypatch):
     if request.param == "without packed weights":
         monkeypatch.setattr(fast, "packs", lambda dtype: False)
     if request.param == "by Winograd":
-        for name in ("_LEAST", "_PIXELS", "_WORK"):
-            monkeypatch.setattr(packed, name, 1)
+        monkeypatch.setattr(packed, "_LEAST", 1)
+        monkeypatch.setattr(packed, "_PIXELS", 1)
         monkeypatch.setattr(packed, "_CHUNK", 1 << 17)
         monkeypatch.setattr(fast, "_CACHE", 1 << 16)  # in parts
     return request.param
@@ -193,6 +193,34 @@ def test_attention_of_narrow_heads_is_torchs_in_double(width, sides, dtype):
     torch.set_num_threads(1)
 
 
+def test_narrow_is_what_the_kernel_can_do_and_the_network_takes_it(monkeypatch):
+    assert [width for width in range(1, 70) if narrow(width)] == [8, 16, 24, 32]
+    asked, attend = [], Kernels.attend
+    monkeypatch.setattr(
+        Kernels, "attend", lambda self, *given: asked.append(1) or attend(self, *given)
+    )
+    for width in (8, 4, 32):
+        config = {**BASE, **VARIANTS["defaults"], "attention_head_dim": width}
+        net = UNet(UNetConfig(**config)).eval().requires_grad_(False)
+        x, t = torch.randn(1, 3, 16, 16), torch.full((1,), 500)
+        torch.testing.assert_close(Fast(net)(x, t), net(x, t), rtol=0, atol=2e-5)
+        assert bool(asked) == narrow(width)
+        asked.clear()
+
+
+def test_the_cached_kernels_are_of_all_their_sources(tmp_path, monkeypatch):
+    before = compiled._key()
+    for name in ("_SOURCES", "_HEADER"):
+        kept = getattr(compiled, name)
+        for path in kept if isinstance(kept, list) else [kept]:
+            other = tmp_path / path.name
+            other.write_text(path.read_text() + "//")
+            new = [other if each == path else each for each in kept] if kept is not path else other
+            monkeypatch.setattr(compiled, name, new)
+            assert compiled._key() != before
+            monkeypatch.setattr(compiled, name, kept)
+
+
 def test_attention_bears_great_scores_and_hides_no_nan():
     tokens = torch.zeros(1, 24, 1, 20)
     tokens[0, :8], tokens[0, 8, 0, 3], tokens[0, 16:] = 1e3, 3e5, torch.arange(20.0)
@@ -264,16 +292,17 @@ def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_winograd_is_for_batches_with_enough_to_do(monkeypatch):
-    made = NormConv(
-        nn.GroupNorm(8, 64), nn.Conv2d(64, 64, 3, padding=1), torch.float32, packed=True
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_winograd_is_for_wide_layers_whatever_the_batch(dtype, monkeypatch):
+    """Otherwise an image would depend on those beside it."""
     asked = []
     monkeypatch.setattr(Winograd, "__call__", lambda self, images, *more: asked.append(images))
-    for batch in (1, 7, 8, 20):  # 512 pixels of 64 × 64 channels are 2^21
-        made((images(batch, 64, 8, 8),))
-    made((images(200, 64, 4, 4),))
-    assert [len(given[0]) for given in asked] == [8, 20]
+    for channels, side in ((56, 16), (64, 4), (64, 8)):
+        conv = nn.Conv2d(channels, channels, 3, padding=1)
+        made = NormConv(nn.GroupNorm(8, channels), conv, dtype, packed=True)
+        for batch in (1, 20):
+            made((images(batch, channels, side, side, dtype=dtype),))
+    assert [tuple(given[0].shape) for given in asked] == [(1, 64, 8, 8), (20, 64, 8, 8)]
 
 
 def test_attention_is_torchs_however_many_there_are(monkeypatch):

@@ -13,6 +13,17 @@ class UnansweredError(ValueError):
     status = 1
 
 
+def broken_off(error: BaseException) -> bool:
+    """Whether an error comes of a Ctrl-C: one in the midst of the import of a library written in
+    C++ turns into an ImportError.
+    """
+    seen, cause = list[BaseException](), error.__cause__
+    while cause is not None and cause not in seen:  # an error may be its own cause
+        seen.append(cause)
+        cause = cause.__cause__
+    return any(isinstance(each, KeyboardInterrupt) for each in (error, *seen))
+
+
 def needed(module: str, extra: str, purpose: str) -> Any:
     """The module. Raises ImportError with the command that installs its extra."""
     try:
@@ -25,6 +36,10 @@ def needed(module: str, extra: str, purpose: str) -> Any:
             f"{purpose} needs {package}; install it from the project's folder: "
             f'pip install -e ".[{extra}]" -c constraints.txt'
         ) from error
+    except ImportError as error:
+        if broken_off(error):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def present(module: str) -> bool:

@@ -48,16 +48,6 @@ def interrupted(command: str | None) -> tuple[str, int]:
     return "broken off; the same command begins anew", BROKEN_OFF
 
 
-def beneath(error: BaseException) -> bool:
-    """Whether an error comes of a Ctrl-C: one in the midst of the import of a library written in
-    C++ turns into an ImportError.
-    """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KeyboardInterrupt):
-        cause = cause.__cause__
-    return cause is not None
-
-
 def say(text: str) -> None:
     """Say it on stderr, in one line, if anybody still listens."""
     with suppress(OSError):

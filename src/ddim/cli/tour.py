@@ -9,7 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ddim.cli.ending import beneath, hushed, interrupted, say
+from ddim.cli.ending import hushed, interrupted, say
+from ddim.extras import broken_off
 
 
 class Tour(TyperGroup):
@@ -50,7 +51,7 @@ class Tour(TyperGroup):
             hushed()
             raise typer.Exit(1) from None
         except (Exception, KeyboardInterrupt) as error:
-            if not beneath(error):
+            if not broken_off(error):
                 raise
             text, status = interrupted(ctx.invoked_subcommand)
             say(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from functools import cache
 from importlib import import_module
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ddim.nets.kernels import Kernels, Norm, empty, kernels
 
-_LEAST, _PIXELS, _WORK = 64, 64, 1 << 21
+_LEAST, _PIXELS = 64, 64
 _CHUNK = 1 << 22
 _ONE = [1, 1]
 _LAYING = Lock()  # weights are laid out once, whoever comes first
@@ -134,7 +133,6 @@ class NormConv:
         self._winograd: Winograd | None = None
         bias = conv.bias if biased else None
         wide = min(conv.weight.shape[:2]) >= _LEAST
-        self._few = _WORK // math.prod(conv.weight.shape[:2])
         if self._kernels and packed and wide and conv.kernel_size == (3, 3):
             self._winograd = Winograd(conv, bias, dtype, self._kernels)
         self._conv: Conv | None = None  # made where it is needed, for weights take memory
@@ -144,10 +142,8 @@ class NormConv:
         self, images: tuple[Tensor, ...], shift: Tensor | None = None, add: Tensor | None = None
     ) -> Tensor:
         """images (B, C_i, H, W), shift (1 or B, Σ C_i)."""
-        batch, _, height, width = images[0].shape
-        pixels = height * width
-        enough = pixels >= _PIXELS and batch * pixels >= self._few
-        if self._winograd and enough and not (height % 2 or width % 2):
+        height, width = images[0].shape[2:]
+        if self._winograd and height * width >= _PIXELS and not (height % 2 or width % 2):
             return self._winograd(images, self.norm, shift, add)
         if self._conv is None:
             conv, bias, dtype, packed = self._given
