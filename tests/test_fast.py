@@ -14,7 +14,13 @@ from ddim.nets.kernels import Kernels, Norm, kernels, narrow
 from ddim.nets.packed import NormConv, Winograd, usable
 from test_unet import BASE, VARIANTS
 
-HOW = ("as it is", "without a compiler", "without packed weights", "by Winograd")
+HOW = (
+    "as it is",
+    "without a compiler",
+    "without packed weights",
+    "by Winograd",
+    "by Winograd, with products of oneDNN",
+)
 
 
 @pytest.fixture(params=HOW)
@@ -25,7 +31,9 @@ def how(request, monkeypatch):
             monkeypatch.setattr(module, "usable", lambda dtype, device: None)
     if request.param == "without packed weights":
         monkeypatch.setattr(fast, "packs", lambda dtype: False)
-    if request.param == "by Winograd":
+    if request.param == "by Winograd, with products of oneDNN":
+        monkeypatch.setattr(Kernels, "multiplies", False)
+    if "by Winograd" in request.param:
         monkeypatch.setattr(packed, "_LEAST", 1)
         monkeypatch.setattr(packed, "_PIXELS", 1)
         monkeypatch.setattr(packed, "_CHUNK", 1 << 17)
@@ -210,13 +218,12 @@ def test_narrow_is_what_the_kernel_can_do_and_the_network_takes_it(monkeypatch):
 
 def test_the_cached_kernels_are_of_all_their_sources(tmp_path, monkeypatch):
     before = compiled._key()
-    for name in ("_SOURCES", "_HEADER"):
+    for name in ("_SOURCES", "_HEADERS"):
         kept = getattr(compiled, name)
-        for path in kept if isinstance(kept, list) else [kept]:
+        for path in kept:
             other = tmp_path / path.name
             other.write_text(path.read_text() + "//")
-            new = [other if each == path else each for each in kept] if kept is not path else other
-            monkeypatch.setattr(compiled, name, new)
+            monkeypatch.setattr(compiled, name, [other if each == path else each for each in kept])
             assert compiled._key() != before
             monkeypatch.setattr(compiled, name, kept)
 
@@ -280,16 +287,27 @@ def test_bfloat16_is_rounded_to_the_nearest():
 
 @pytest.mark.parametrize("chunk", [1, 1 << 21])  # an image at a time, and all
 @pytest.mark.parametrize("sides", [(2, 2), (4, 6), (8, 2)])
-def test_winograd_is_the_convolution(sides, chunk, monkeypatch):
+@pytest.mark.parametrize("widths", [(24, 40), (25, 16), (70, 49), (2, 1)])
+@pytest.mark.parametrize("by", ["its own products", "oneDNN"])
+def test_winograd_is_the_convolution(sides, chunk, widths, by, monkeypatch):
     monkeypatch.setattr(packed, "_CHUNK", chunk)
-    conv = nn.Conv2d(24, 40, 3, padding=1).requires_grad_(False)
-    norm = nn.GroupNorm(3, 24).requires_grad_(False)
-    x, add, shift = images(5, 24, *sides), images(5, 40, *sides), torch.randn(5, 24)
+    if by == "oneDNN":
+        monkeypatch.setattr(Kernels, "multiplies", False)
+    width, wide = widths
+    conv = nn.Conv2d(width, wide, 3, padding=1).requires_grad_(False)
+    norm = nn.GroupNorm(1, width).requires_grad_(False)
+    x, add = (images(5, each, *sides, dtype=torch.bfloat16) for each in widths)
+    shift = torch.randn(5, width)
     exact = conv.double()(F.silu(norm.double()(x.double() + shift.double()[:, :, None, None])))
-    whole = Winograd(conv.float(), conv.bias, torch.float32, kernels())
-    for added, expected in ((add, exact + add), (None, exact)):
-        found = whole((x,), Norm(norm.float()), shift, added)
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 2e-2)):
+        whole = Winograd(conv.float(), conv.bias, dtype, kernels())
+        for added, expected in ((add, exact + add), (None, exact)):
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                given = None if added is None else added.to(dtype)
+                found = whole((x.to(dtype),), Norm(norm.float()), shift, given).double()
+                assert (found - expected).abs().max() < tolerance * expected.abs().max()
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -3,7 +3,7 @@
 // after, and Winograd's F(2×2, 3×3) around a product (Lavin and Gray 2015, arXiv:1509.09308),
 // which takes 16 multiplications where a 3×3 convolution takes 36.
 
-#include "numbers.h"
+#include "products.h"
 
 #include <algorithm>
 #include <cmath>
@@ -117,9 +117,9 @@ void write(const Images<T>& in, int image, long begin, long count, const float* 
     }
 }
 
-// Bᵀ d B of a 4×4 patch whose pixels are at `d`.
+// Bᵀ d B of a 4×4 patch whose pixels are at `d`; its 16 parts are `apart` from each other.
 template <typename T>
-void transform(const float* const* d, int channels, T* to) {
+void transform(const float* const* d, int channels, long apart, T* to) {
 #pragma omp simd
     for (int c = 0; c < channels; c++) {
         float t[16];
@@ -128,20 +128,22 @@ void transform(const float* const* d, int channels, T* to) {
             t[j] = d0 - d2, t[4 + j] = d1 + d2, t[8 + j] = d2 - d1, t[12 + j] = d1 - d3;
         }
         for (int i = 0; i < 4; i++) {
-            T* row = to + 4L * i * channels + c;
+            T* row = to + 4 * i * apart + c;
             put(row[0], t[4 * i] - t[4 * i + 2]);
-            put(row[channels], t[4 * i + 1] + t[4 * i + 2]);
-            put(row[2L * channels], t[4 * i + 2] - t[4 * i + 1]);
-            put(row[3L * channels], t[4 * i + 1] - t[4 * i + 3]);
+            put(row[apart], t[4 * i + 1] + t[4 * i + 2]);
+            put(row[2 * apart], t[4 * i + 2] - t[4 * i + 1]);
+            put(row[3 * apart], t[4 * i + 1] - t[4 * i + 3]);
         }
     }
 }
 
-// Rows of 2×2 tiles, normalised and transformed: (tile, 16, channels).
+// Rows of 2×2 tiles, normalised and transformed: (tile, 16, channels), or (16, tile, channels) with
+// `apart` between the 16.
 template <typename T>
 void write_tiles(const Images<T>& in, int image, int begin, int end, const float* scale,
-                 const float* offset, int act, T* out) {
+                 const float* offset, int act, long apart, T* out) {
     const int all = in.channels(), across = in.width / 2;
+    const long step = apart == all ? 16L * all : all;
     const long line = long(in.width) * all;
     std::vector<float> kept(4 * line), nothing(all, 0.0f);
     auto fill = [&](int y) {
@@ -160,16 +162,18 @@ void write_tiles(const Images<T>& in, int image, int begin, int end, const float
                     const bool outside = y < 0 || x < 0 || y >= in.height || x >= in.width;
                     d[4 * i + j] = outside ? nothing.data() : &kept[(y & 3) * line + long(x) * all];
                 }
-            transform(d, all, out + 16L * all * (long(row) * across + column));
+            transform(d, all, apart, out + step * (long(row) * across + column));
         }
     }
 }
 
+// apart: 0 for images, or between the 16 parts of tiles.
 template <typename T>
-void normalise(const Images<T>& in, const Norm& norm, int tiled, int threads, T* out) {
-    const int all = in.channels(), lines = tiled ? in.height / 2 : in.height;
+void normalise(const Images<T>& in, const Norm& norm, long apart, int threads, T* out) {
+    const int all = in.channels(), lines = apart ? in.height / 2 : in.height;
     const int parts = std::min(in.batch >= threads ? 1 : threads, lines);
-    const long size = in.pixels() * all * (tiled ? 4 : 1), pixels = in.pixels();
+    const long pixels = in.pixels(), tiled = apart == all ? 4 * pixels : pixels / 4;
+    const long size = (apart ? tiled : pixels) * all;
     std::vector<double> moments(2L * in.batch * parts * all);
     auto look = [&](int image, int part) {
         const long begin = pixels * part / parts, end = pixels * (part + 1) / parts;
@@ -182,8 +186,8 @@ void normalise(const Images<T>& in, const Norm& norm, int tiled, int threads, T*
               scale.data(), offset.data());
         const int begin = lines * part / parts, end = lines * (part + 1) / parts;
         T* to = out + image * size;
-        if (tiled)
-            write_tiles(in, image, begin, end, scale.data(), offset.data(), norm.act, to);
+        if (apart)
+            write_tiles(in, image, begin, end, scale.data(), offset.data(), norm.act, apart, to);
         else
             write(in, image, long(begin) * in.width, long(end - begin) * in.width, scale.data(),
                   offset.data(), norm.act, to + long(begin) * in.width * all);
@@ -202,14 +206,14 @@ void normalise(const Images<T>& in, const Norm& norm, int tiled, int threads, T*
 // Aᵀ m A of a tile at `m`, with the bias and perhaps a patch of another image added; `to` and
 // `from` are its upper row, the lower one is `down` further.
 template <bool added, typename T>
-void untransform(const T* m, const T* bias, const T* from, int channels, long down, T* to) {
+void untransform(const T* m, long apart, const T* bias, const T* from, int channels, long down, T* to) {
 #pragma omp simd
     for (int c = 0; c < channels; c++) {
         float t[8];
         for (int j = 0; j < 4; j++) {
-            const T* n = m + long(j) * channels + c;
-            const float m0 = get(n[0]), m1 = get(n[4L * channels]);
-            const float m2 = get(n[8L * channels]), m3 = get(n[12L * channels]);
+            const T* n = m + j * apart + c;
+            const float m0 = get(n[0]), m1 = get(n[4 * apart]);
+            const float m2 = get(n[8 * apart]), m3 = get(n[12 * apart]);
             t[j] = m0 + m1 + m2, t[4 + j] = m1 - m2 - m3;
         }
         const float b = get(bias[c]);
@@ -224,23 +228,52 @@ void untransform(const T* m, const T* bias, const T* from, int channels, long do
 }
 
 template <typename T>
-void gather(const T* tiles, const T* bias, const T* other, int batch, int height, int width,
-            int channels, int threads, T* out) {
+void gather(const T* tiles, long apart, const T* bias, const T* other, int batch, int height,
+            int width, int channels, int threads, T* out) {
     const int across = width / 2, rows = batch * height / 2;
+    const long step = apart == channels ? 16L * channels : channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int row = 0; row < rows; row++)
         for (int column = 0; column < across; column++) {
-            const T* m = tiles + 16L * channels * (long(row) * across + column);
+            const T* m = tiles + step * (long(row) * across + column);
             const long at = (2L * row * width + 2 * column) * channels;
             const long down = long(width) * channels;
             if (other)
-                untransform<true>(m, bias, other + at, channels, down, out + at);
+                untransform<true>(m, apart, bias, other + at, channels, down, out + at);
             else
-                untransform<false>(m, bias, out, channels, down, out + at);
+                untransform<false>(m, apart, bias, out, channels, down, out + at);
         }
 }
 
+// A normalisation and the convolution, of `some` images at a time, so that tiles stay in the cache.
+template <typename T>
+void winograd(const Images<T>& in, const Norm& norm, const T* weights, const T* bias,
+              const T* other, int channels, int some, int threads, T* out) {
+#if PRODUCTS
+    static thread_local std::vector<T> kept;
+    const int all = in.channels();
+    for (int begin = 0; begin < in.batch; begin += some) {
+        Images<T> now = in;
+        Norm its = norm;
+        now.batch = std::min(some, in.batch - begin);
+        now.first += begin * in.pixels() * in.c, now.second += begin * in.pixels() * in.more;
+        its.shift = norm.shift ? norm.shift + begin * norm.stride : nullptr;
+        const long tiles = now.batch * in.pixels() / 4, to = begin * in.pixels() * channels;
+        const long apart = tiles * all + 32, mixed = tiles * channels + 32;
+        kept.resize(std::max(kept.size(), std::size_t(16 * (apart + mixed))));
+        normalise(now, its, apart, threads, kept.data());
+        products(kept.data(), apart, weights, kept.data() + 16 * apart, mixed, 16, int(tiles), all,
+                 channels, threads);
+        gather(kept.data() + 16 * apart, mixed, bias, other ? other + to : other, now.batch,
+               in.height, in.width, channels, threads, out + to);
+    }
+    if (kept.size() > std::size_t(1) << 23) std::vector<T>().swap(kept);  // as of great images
+#endif
+}
+
 }  // namespace
+
+extern "C" int multiplies() { return PRODUCTS; }
 
 #define EXPORTED(T, NAME)                                                                          \
     extern "C" void normalise_##NAME(T* out, const T* first, const T* second, int c, int more,     \
@@ -248,11 +281,22 @@ void gather(const T* tiles, const T* bias, const T* other, int batch, int height
                                      long stride, const float* gamma, const float* beta,           \
                                      int groups, float eps, int act, int tiled, int threads) {     \
         normalise<T>({first, second, c, more, batch, height, width},                               \
-                     {shift, gamma, beta, stride, groups, act, eps}, tiled, threads, out);         \
+                     {shift, gamma, beta, stride, groups, act, eps}, tiled ? c + more : 0,         \
+                     threads, out);                                                                \
     }                                                                                              \
     extern "C" void gather_##NAME(T* out, const T* tiles, const T* bias, const T* other,           \
                                   int batch, int height, int width, int channels, int threads) {   \
-        gather<T>(tiles, bias, other, batch, height, width, channels, threads, out);               \
+        gather<T>(tiles, channels, bias, other, batch, height, width, channels, threads, out);     \
+    } \
+    extern "C" void winograd_##NAME(T* out, const T* first, const T* second, int c, int more,      \
+                                    int batch, int height, int width, const float* shift,          \
+                                    long stride, const float* gamma, const float* beta,            \
+                                    int groups, float eps, int act, const T* weights,              \
+                                    const T* bias, const T* other, int channels, int some,         \
+                                    int threads) {                                                 \
+        winograd<T>({first, second, c, more, batch, height, width},                                \
+                    {shift, gamma, beta, stride, groups, act, eps}, weights, bias, other,          \
+                    channels, some, threads, out);                                                 \
     }
 
 EXPORTED(float, float32)

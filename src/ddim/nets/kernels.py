@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddim.files import cache_folder, write
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "attention.cpp")]
-_HEADER = Path(__file__).with_name("numbers.h")
+_HEADERS = [Path(__file__).with_name(name) for name in ("numbers.h", "products.h")]
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 _BUILD = (*_FLAGS, "-fopenmp", "-shared", "-fPIC")
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -55,33 +55,53 @@ class Kernels:
         """Group normalisation of one or two images side by side, after a shift (1 or B, C) and
         before SiLU where act; tiled: as (B, 16 C, H/2, W/2), the patches that Winograd multiplies.
         """
-        images = tuple(image.contiguous(memory_format=torch.channels_last) for image in images)
+        images = _last(*images)
         batch, _, height, width = images[0].shape
-        channels = [image.shape[1] for image in images]
-        shape = (16 * sum(channels), height // 2, width // 2) if tiled else (height, width)
-        shape = shape if tiled else (sum(channels), *shape)
-        out = empty((batch, *shape), images[0])
-        rows = None if shift is None else shift.float().contiguous()
-        self._of("normalise", out.dtype)(
+        channels = sum(image.shape[1] for image in images)
+        shape = (16 * channels, height // 2, width // 2) if tiled else (channels, height, width)
+        out, rows = empty((batch, *shape), images[0]), _rows(shift)
+        given = (*_given(images), *_normed(norm, rows), act, tiled)
+        self._of("normalise", out.dtype)(out.data_ptr(), *given, torch.get_num_threads())
+        return out
+
+    def winograd(
+        self,
+        images: tuple[Tensor, ...],
+        norm: Norm,
+        shift: Tensor | None,
+        layer: tuple[Tensor, Tensor],
+        add: Tensor | None,
+        some: int,
+    ) -> Tensor:
+        """The convolution of what `normalise` with act gives, perhaps with another image added, of
+        `some` images at a time; where `multiplies`.
+
+        layer: transformed weights (16, C' / 16, C / k, 16, k), where k is 2 in bfloat16 and 1 in
+        float32, and a bias (C',).
+        """
+        weights, bias = layer
+        images = _last(*images)
+        out = empty((len(images[0]), len(bias), *images[0].shape[2:]), images[0])
+        rows, others = _rows(shift), () if add is None else _last(add)
+        self._of("winograd", out.dtype)(
             out.data_ptr(),
-            images[0].data_ptr(),
-            images[1].data_ptr() if len(images) > 1 else None,
-            channels[0],
-            channels[1] if len(images) > 1 else 0,
-            batch,
-            height,
-            width,
-            None if rows is None else rows.data_ptr(),
-            0 if rows is None or len(rows) == 1 else rows.shape[1],
-            norm.gamma.data_ptr(),
-            norm.beta.data_ptr(),
-            norm.groups,
-            norm.eps,
-            act,
-            tiled,
+            *_given(images),
+            *_normed(norm, rows),
+            True,
+            weights.data_ptr(),
+            bias.data_ptr(),
+            others[0].data_ptr() if others else None,
+            len(bias),
+            some,
             torch.get_num_threads(),
         )
         return out
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether this processor has the instructions that `winograd` is made of."""
+        found: bool = self.functions.multiplies() > 0
+        return found
 
     def gather(self, tiles: Tensor, bias: Tensor, add: Tensor | None, out: Tensor) -> None:
         """Put into out (B, C, H, W) what tiles (B, 16 C, H/2, W/2) of products amount to, with a
@@ -131,6 +151,28 @@ class Kernels:
         return function
 
 
+def _last(*images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(image.contiguous(memory_format=torch.channels_last) for image in images)
+
+
+def _rows(shift: Tensor | None) -> Tensor | None:
+    return None if shift is None else shift.float().contiguous()
+
+
+def _given(images: tuple[Tensor, ...]) -> tuple[int | None, ...]:
+    """One or two images, as the functions take them."""
+    batch, channels, height, width = images[0].shape
+    second, more = (images[1].data_ptr(), images[1].shape[1]) if len(images) > 1 else (None, 0)
+    return images[0].data_ptr(), second, channels, more, batch, height, width
+
+
+def _normed(norm: Norm, rows: Tensor | None) -> tuple[float | None, ...]:
+    """A normalisation after a shift, likewise."""
+    shift = None if rows is None else rows.data_ptr()
+    stride = 0 if rows is None or len(rows) == 1 else rows.shape[1]
+    return shift, stride, norm.gamma.data_ptr(), norm.beta.data_ptr(), norm.groups, norm.eps
+
+
 def narrow(width: int) -> bool:
     """Whether heads of so many channels are for `Kernels.attend`; wider ones are for products."""
     return width % 8 == 0 and width <= _NARROW
@@ -169,6 +211,8 @@ def _opened(path: Path) -> Kernels:
         images = (_POINTER, _POINTER, *size, _INT, _INT, _INT)
         numbers = (_POINTER, _LONG, _POINTER, _POINTER, _INT, ctypes.c_float)
         norm.argtypes = (_POINTER, *images, *numbers, _INT, _INT, _INT)
+        whole = getattr(functions, f"winograd_{kind}")
+        whole.argtypes = (_POINTER, *images, *numbers, _INT, *[_POINTER] * 3, *[_INT] * 3)
         getattr(functions, f"gather_{kind}").argtypes = (*[_POINTER] * 4, *[_INT] * 5)
         getattr(functions, f"attend_{kind}").argtypes = (*[_POINTER] * 2, *[_INT] * 5)
         getattr(functions, f"softmax_{kind}").argtypes = (_POINTER, _LONG, _INT, _INT)
@@ -177,7 +221,7 @@ def _opened(path: Path) -> Kernels:
 
 def _key() -> str:
     """A name for what the file depends on: the source, the compiler's flags and the processor."""
-    known = "\n".join([*(each.read_text() for each in (*_SOURCES, _HEADER)), *_BUILD, machine()])
+    known = "\n".join([*(each.read_text() for each in (*_SOURCES, *_HEADERS)), *_BUILD, machine()])
     return hashlib.sha256(known.encode()).hexdigest()[:32]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ddim.nets.kernels import Kernels, Norm, empty, kernels
 
 _LEAST, _PIXELS = 64, 64
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 _ONE = [1, 1]
 _LAYING = Lock()  # weights are laid out once, whoever comes first
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -160,9 +160,13 @@ class Winograd:
     ) -> None:
         g = torch.tensor(_G, dtype=torch.float64)
         weight = torch.einsum("ap,oipq,bq->aboi", g, conv.weight.detach().double(), g)
-        rows = weight.reshape(-1, conv.in_channels, 1, 1)
-        self._product = Conv(rows, None, dtype, (1, 0, 16), packed=True)
         self._out, self._kernels = conv.out_channels, compiled
+        self._product: Conv | None = None
+        if compiled.multiplies and conv.in_channels % 2 == 0:
+            self._weights = _in_blocks(weight.flatten(0, 1), dtype)
+        else:
+            rows = weight.reshape(-1, conv.in_channels, 1, 1)
+            self._product = Conv(rows, None, dtype, (1, 0, 16), packed=True)
         self._bias = torch.zeros(self._out) if bias is None else bias.detach()
         self._bias = self._bias.to(dtype)
 
@@ -171,9 +175,12 @@ class Winograd:
     ) -> Tensor:
         """As `NormConv`; a few images at a time, so that the patches stay in the cache."""
         batch, _, height, width = images[0].shape
-        out = empty((batch, self._out, height, width), images[0])
         widest = max(sum(image.shape[1] for image in images), self._out)
-        size = max(1, _CHUNK // (4 * height * width * widest * out.itemsize))
+        size = max(1, _CHUNK // (4 * height * width * widest * images[0].itemsize))
+        if self._product is None:
+            layer = self._weights, self._bias
+            return self._kernels.winograd(images, norm, shift, layer, add, size)
+        out = empty((batch, self._out, height, width), images[0])
         for begin in range(0, batch, size):
             part = slice(begin, begin + size)
             some = tuple(image[part] for image in images)
@@ -182,6 +189,14 @@ class Winograd:
             added = None if add is None else add[part]
             self._kernels.gather(self._product(tiles), self._bias, added, out[part])
         return out
+
+
+def _in_blocks(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(16, C', C) as `Kernels.winograd` takes it."""
+    deep = 4 // dtype.itemsize
+    full = F.pad(weight, (0, 0, 0, -weight.shape[1] % 16))
+    blocks = full.reshape(16, -1, 16, full.shape[2] // deep, deep).transpose(2, 3)
+    return blocks.to(dtype).contiguous()
 
 
 def usable(dtype: torch.dtype, device: torch.device) -> Any:
