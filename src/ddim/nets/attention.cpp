@@ -41,7 +41,8 @@ Lanes share(int count, Lanes* scores) {
 }
 
 // D channels of the values, by their shares of a total.
-void mix(const Lanes* shares, const Lanes& total, const float* values, int count, int width, float* out) {
+void mix(const Lanes* shares, const Lanes& total, const float* values, int count, int width,
+         float* out) {
     Lanes sum[D] = {};
     for (int j = 0; j < count; j++, values += width)
         for (int c = 0; c < D; c++) sum[c] += shares[j] * values[c];

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+namespace {
+
 using bf16 = std::uint16_t;
 
 inline float get(float value) { return value; }
@@ -25,13 +27,14 @@ inline void put(bf16& to, float value) {  // to the nearest, ties to even
     to = bf16((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// 2^z = 2^n 2^f with |f| <= 1/2, for z from −128 to 128, where those beyond are put; for bf16 with fewer terms,
-// to 2e-5. Limits are those of integers, for a compiler makes slow ones of floats that may be nan.
+// 2^z = 2^n 2^f with |f| <= 1/2, for z from −128 to 128, where those beyond are put; for bf16 with
+// fewer terms, to 2e-5. Limits are those of integers, for a compiler makes slow ones of floats that
+// may be nan.
 template <bool exact>
 inline float power(float z) {
     std::int32_t bits;
     std::memcpy(&bits, &z, 4);
-    bits = std::min(bits, 0x43000000);                               // 128, of which 2^z is inf
+    bits = std::min(bits, 0x43000000);                                // 128, of which 2^z is inf
     bits = std::int32_t(std::min(std::uint32_t(bits), 0xc3000000u));  // −128
     std::memcpy(&z, &bits, 4);
     const float rounded = __builtin_rintf(z), f = z - rounded;
@@ -51,3 +54,5 @@ template <bool exact>
 inline float silu(float value) {
     return value / (1.0f + power<exact>(value * -1.44269504f));
 }
+
+}  // namespace
