@@ -39,8 +39,9 @@ from speed_rivals import table, told
 VICTIMS = ("worker", "parent", "group")
 SOON, LONG = 10.0, 300.0
 """Seconds after which nothing of a killed run may be left, and which none may take."""
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Of Ray: they touch nothing, and notice within a minute that the daemons they serve are gone."""
+OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "default_worker.py")
+"""In the command lines of Ray's agents and of a worker that has not joined yet: they touch nothing,
+and notice within a minute that the daemons they serve, or wait for, are gone."""
 psutil: Any = import_module("psutil")
 
 
@@ -290,11 +291,11 @@ def lives(process: Any) -> bool:
 
 
 def left(processes: Sequence[Any]) -> float | None:
-    """Seconds until none of them lives, but AGENTS, which it kills; None after SOON."""
+    """Seconds until none of them lives, but Ray's OWN, which it kills; None after SOON."""
     begin = time.monotonic()
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            if process.name() in AGENTS:
+            if any(name in " ".join(process.cmdline()) for name in OWN):
                 process.kill()
     while alive := list(filter(lives, processes)):
         if time.monotonic() - begin > SOON:
