@@ -138,7 +138,7 @@ class Runs:
         victims = ["worker", rng.choice(["parent", "group"])]
         victims += [rng.choice(VICTIMS)] * rng.randint(0, 1)
         rng.shuffle(victims)
-        moments = sorted(rng.sample(range(1, self._shards * 9 // 10), len(victims)))
+        moments = sorted(rng.sample(range(1, self._shards * 3 // 4), len(victims)))
         kills, process = list[Kill](), self._begun(kind, out, engine)
         for victim, moment in zip(victims, moments, strict=True):
             if not (makers := _working(process, out, moment)):
@@ -195,7 +195,8 @@ class Runs:
             while not _half(out, killed) and time.monotonic() < until:
                 pass
         if victim == "worker":
-            killed[0].kill()
+            with suppress(psutil.NoSuchProcess):
+                killed[0].kill()
         elif victim == "parent":
             process.kill()
         else:

@@ -249,13 +249,20 @@ def test_edit_enlarges_and_varies(run, folder, tmp_path):
         assert picture.size == (2 * 49 + 1, 49 + 1)
 
 
-def test_likelihood_prints_the_bits_and_the_bound(run, folder):
-    code, out, _ = run("likelihood {0}/model digits --num 3 --steps 100 --json --batch-size 2")
+def test_likelihood_prints_the_bits_and_the_bound(run, tmp_path):
+    """Of images of 4×4: the exact trace costs a backward pass for each of their values."""
+    small = replace(tiny_model("v").net.config, sample_size=4)
+    model = ddim.Model.new((1, 4, 4), ddim.schedules.linear(), "v", small)
+    model.net.load_state_dict(tiny_model("v").net.state_dict())
+    ddim.save(model, tmp_path / "model")
+    pixels = ddim.digits().pixels[:3, :, 2:6, 2:6]
+    np.savez("small.npz", images=pixels[:, 0].numpy())
+    code, out, _ = run("likelihood model small.npz --num 3 --steps 100 --json --batch-size 2")
     document = json.loads(out)
     assert code == 0
     assert (document["images"], document["probes"]) == (3, 0)
-    model, noise = ddim.load(folder / "model"), ddim.Seeded(range(3))
-    x = ddim.data.to_float(ddim.digits().pixels[:3])
+    model, noise = ddim.load("model"), ddim.Seeded(range(3))
+    x = ddim.data.to_float(pixels)
     soft = ddim.likelihood.dequantise(x, noise)
     plan = ddim.fine_plan(model.schedule, 100)
     found = ddim.bits_per_dim(model.denoiser(), soft, plan)

@@ -220,14 +220,15 @@ def files(root):
     return sorted(path for path in root.rglob("*") if path.suffix in DAMAGE)
 
 
-def test_a_thousand_damaged_files_are_a_thousand_sentences(folders, run):
-    """Or open, where the damage left a whole file: a space, a rate, one name for another.
+@pytest.mark.parametrize("damages", [250, pytest.param(1000, marks=pytest.mark.slow)])
+def test_every_damaged_file_is_a_sentence(folders, run, damages):
+    """Or opens, where the damage left a whole file: a space, a rate, one name for another.
 
     In one process, by the command: status 2, one line, under a second of work and 1 GB.
     """
     rng, before, refused, longest = random.Random(7), peak(), 0, 0.0
     places = files(folders)
-    for count in range(1000):
+    for count in range(damages):
         path = places[count % len(places)]
         damage = rng.choice(DAMAGE[path.suffix])
         whole = path.read_bytes()
@@ -246,7 +247,7 @@ def test_a_thousand_damaged_files_are_a_thousand_sentences(folders, run):
             assert len(err.splitlines()) == 1, told
             assert err.startswith("ddim: "), told
             assert len(err) < 1200, told
-    assert refused > 700
+    assert refused > 0.7 * damages
     assert longest < 1
     assert peak() - before < 1e9
 
