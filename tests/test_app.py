@@ -7,6 +7,7 @@ import math
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import gradio as gr
@@ -18,7 +19,7 @@ from PIL import Image
 import ddim
 from ddim.app import asked as asking, guard, painting, runs, sampling, steps, there_and_back
 from ddim.app.asked import TUNED, Asked, Film, asked, ranges, small
-from ddim.app.handlers import sentence, told, told_each
+from ddim.app.handlers import beside, sentence, told, told_each
 from ddim.app.home import Home
 from ddim.data import to_pixels
 from tiny import tiny_model
@@ -272,8 +273,11 @@ def test_the_table_names_a_solver_as_text(home):
         list(steps.compared(home, "plain", "unipc", {"seeds": "0-16"}))
 
 
+ENDS, TOLD = (None, "0", None, "1"), []
+
+
 def encoded(home, *ends, exact="lattice", name="plain"):
-    return there_and_back.encoded_ends(home, name, (4, exact, "none"), ends)
+    return there_and_back.encoded_ends(home, name, (4, exact, "none"), ends, TOLD.append)
 
 
 def test_an_uploaded_digit_comes_back_and_the_path_begins_and_ends_at_the_images(home, tmp_path):
@@ -284,7 +288,8 @@ def test_an_uploaded_digit_comes_back_and_the_path_begins_and_ends_at_the_images
     assert torch.equal(back, found.images)  # to the bit
     for weight, end in ((0, 0), (1, 1)):
         assert torch.equal(
-            to_pixels(there_and_back.along(home, found, weight))[0], to_pixels(found.images)[end]
+            to_pixels(there_and_back.along(home, found, weight, TOLD.append))[0],
+            to_pixels(found.images)[end],
         )
     assert there_and_back.errors(back[0], back[0]).startswith("mean square error 0.000e+00")
     assert "the worst 255 of 255" in there_and_back.errors(back[0] * 0 - 1, back[0] * 0 + 1)
@@ -297,7 +302,7 @@ def test_what_cannot_be_encoded_is_a_sentence(home, tmp_path):
         with pytest.raises(ValueError, match="choose"):
             encoded(home, None, "0", None, "1", **what)
     with pytest.raises(ValueError, match="needs at least 2"):
-        there_and_back.encoded_ends(home, "plain", (1, "belm", "none"), (None, "0", None, "1"))
+        there_and_back.encoded_ends(home, "plain", (1, "belm", "none"), ENDS, TOLD.append)
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot be read: it is no PNG"):
         encoded(home, str(tmp_path / "x.png"), "0", None, "1")
@@ -412,13 +417,11 @@ def test_a_model_whose_weights_lie_outside_is_not_opened(tmp_path):
 def test_a_model_that_changed_since_it_encoded_is_told(tmp_path):
     ddim.save(tiny_model("v"), tmp_path / "m")
     home = Home(tmp_path, "here", tmp_path)
-    found, _ = there_and_back.encoded_ends(
-        home, "m", (3, "lattice", "none"), (None, "0", None, "1")
-    )
-    there_and_back.along(home, found, 0.5)
+    found, _ = there_and_back.encoded_ends(home, "m", (3, "lattice", "none"), ENDS, TOLD.append)
+    there_and_back.along(home, found, 0.5, TOLD.append)
     ddim.save(tiny_model("x0"), tmp_path / "m")
     with pytest.raises(ValueError, match="has changed"):
-        there_and_back.along(home, found, 0.5)
+        there_and_back.along(home, found, 0.5, TOLD.append)
     with pytest.raises(ValueError, match="has changed"):
         list(painting.repainted(home, found, stroke(8, 8, (2, 2, 6, 6)), "0"))
 
@@ -463,6 +466,56 @@ def test_other_pages_and_large_requests_are_turned_away():
     assert answer(False, large) == answer(True, large) == 413
     assert answer(True, large, "/gradio_api/upload") == 200
     assert answer(True, {**here, "content-length": "x"}) == 413
+
+
+def test_an_address_may_try_ten_passwords_in_a_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    refused = guard.Guard(None, own=False)._refusal
+
+    def tried(address, path="/login"):
+        found = refused({"path": path, "headers": [], "client": (address, 5000)})
+        return found and found.status_code
+
+    assert [tried("a") for _ in range(12)] == [None] * 10 + [429] * 2
+    assert tried("a", "/login/") == 429
+    assert tried("b") is None
+    assert tried("a", "/gradio_api/queue/join") is None
+    now[0] = 59.0
+    assert tried("a") == 429
+    now[0] = 61.0
+    assert tried("a") is None
+
+
+def test_work_beside_tells_of_its_calls_and_ends_at_the_next_when_nobody_waits(monkeypatch):
+    monkeypatch.setattr("ddim.app.handlers.PAUSE", 0.01)
+    calls, results, ended, enough = [], [], threading.Event(), threading.Event()
+
+    def kept(run):
+        results.append((yield from run))
+
+    def work(tick):
+        try:
+            while not enough.wait(0.005):
+                calls.append(tick(1))
+            return "done"
+        finally:
+            ended.set()
+
+    run = beside(work, lambda count: f"call {count}")
+    told = [next(run) for _ in range(5)]
+    assert told == sorted(told, key=lambda text: int(text.removeprefix("call ")))
+    enough.set()
+    list(kept(run))
+    assert results == ["done"]
+    enough.clear()
+    ended.clear()
+    run = beside(work, str)
+    next(run)
+    run.close()
+    assert ended.wait(30)
+    with pytest.raises(ValueError, match="no latents"):
+        list(beside(lambda tick: int("no latents"), str))
 
 
 BUILT = """

@@ -181,6 +181,19 @@ def test_an_uploaded_digit_comes_back_and_the_slider_moves_along_the_path(page, 
     assert all(0 < float(error) < 0.02 for error in errors)
 
 
+def test_what_is_edited_stops_and_the_next_begins(page):
+    tab(page, "Edit")
+    page.fill("#edit-steps input", "1000")
+    page.click("#encode")
+    SHOTS["told"](page, "#error", "network call")
+    page.click("#edit-stop")
+    SHOTS["told"](page, "#error", "stopped")
+    page.fill("#edit-steps input", "5")
+    page.click("#encode")
+    SHOTS["told"](page, "#error", "mean square error")
+    assert page.locator(".toast-body").count() == 0
+
+
 def test_a_painted_mask_is_made_anew(page):
     tab(page, "Edit")
     page.click("#paint")

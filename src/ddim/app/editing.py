@@ -7,15 +7,17 @@ from typing import Any
 
 import gradio as gr
 import torch
+from torch import Tensor
 
 from ddim.app.asked import number
-from ddim.app.handlers import NETWORK, Refresh, shown, told, told_each
+from ddim.app.handlers import NETWORK, QUICK, Refresh, beside, shown, told_each
 from ddim.app.home import Home
 from ddim.app.painting import on_canvas, repainted
 from ddim.app.sampling import follow
 from ddim.app.there_and_back import PLAIN, Encoded, along, encoded_ends, errors
 from ddim.inversion import EXACT
 from ddim.pictures import grid
+from ddim.sampling import Tick
 
 _ENDS = ("first", "second")
 
@@ -39,24 +41,39 @@ def editing_tab(home: Home) -> Refresh:
             other = gr.Textbox("1", label="or its seed", elem_id="second-seed")
         with gr.Column(min_width=280):
             back = shown("Each above what comes back", "back", 340)
-    go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
+    with gr.Row():
+        go = gr.Button("Encode and decode", variant="primary", elem_id="encode")
+        stop = gr.Button("Stop", elem_id="edit-stop")
     error = gr.Markdown("", elem_id="error")
     weight, middle = _path()
     editor, seeds, paint, painted = _canvas()
 
-    @told
-    def there(name: Any, steps: Any, exact: Any, label: Any, *ends: Any) -> tuple[Any, ...]:
-        encoded, images = encoded_ends(home, name, (steps, exact, label), ends)
+    @told_each
+    def there(weight: Any, name: Any, *given: Any) -> Iterator[tuple[Any, ...]]:
+        place, (steps, exact, label, *ends) = number("the place", weight, 0, 1), given
+
+        def work(tick: Tick) -> tuple[Encoded, Tensor, Tensor]:
+            encoded, images = encoded_ends(home, name, (steps, exact, label), tuple(ends), tick)
+            return encoded, images, along(home, encoded, place, tick)
+
+        def said(count: int) -> tuple[Any, ...]:
+            return gr.skip(), gr.skip(), f"network call {count}", gr.skip(), gr.skip()
+
+        encoded, images, between = yield from beside(work, said)
         pairs = zip(encoded.images, images, strict=True)
         told = [f"**{end}**: {errors(x, y)}" for end, (x, y) in zip(_ENDS, pairs, strict=True)]
-        rows = torch.cat([encoded.images, images])
-        return encoded, grid(rows, 2), "<br>".join(told), on_canvas(encoded.images[0])
+        rows = grid(torch.cat([encoded.images, images]), 2)
+        yield encoded, rows, "<br>".join(told), on_canvas(encoded.images[0]), grid(between)
 
-    @told
-    def on_path(encoded: Encoded | None, weight: Any) -> Any:
+    @told_each
+    def on_path(encoded: Encoded | None, weight: Any) -> Iterator[Any]:
         if encoded is None:
             raise ValueError("there are no latents yet; press Encode and decode first")
-        return grid(along(home, encoded, number("the place", weight, 0, 1)))
+        place = number("the place", weight, 0, 1)
+        images = yield from beside(
+            lambda tick: along(home, encoded, place, tick), lambda _: gr.skip()
+        )
+        yield grid(images)
 
     @told_each
     def anew(encoded: Encoded | None, drawing: Any, seeds: Any) -> Iterator[Any]:
@@ -65,11 +82,14 @@ def editing_tab(home: Home) -> Refresh:
         yield from map(grid, repainted(home, encoded, drawing, seeds))
 
     ends = [first, seed, second, other]
-    outputs = [kept, back, error, editor]
-    ready = go.click(there, [model, steps, exact, label, *ends], outputs, **NETWORK)
-    ready.success(on_path, [kept, weight], middle, **NETWORK)
-    weight.release(on_path, [kept, weight], middle, show_progress="hidden", **NETWORK)
-    paint.click(anew, [kept, editor, seeds], painted, show_progress="minimal", **NETWORK)
+    inputs, outputs = [weight, model, steps, exact, label, *ends], [kept, back, error, editor]
+    hidden, minimal = ({"show_progress": word, **NETWORK} for word in ("hidden", "minimal"))
+    running: list[dict[str, Any]] = [
+        go.click(there, inputs, [*outputs, middle], **minimal),
+        weight.release(on_path, [kept, weight], middle, **hidden),
+        paint.click(anew, [kept, editor, seeds], painted, **minimal),
+    ]
+    stop.click(lambda: "stopped", None, error, cancels=running, **QUICK)
     return follow(home, model, label)
 
 

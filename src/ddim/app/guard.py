@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from ddim.app import LOCAL
 
 _MOST = 8 << 20  # bytes of what is no upload
+_TRIES = 10  # passwords that one address may try in a minute
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -29,10 +32,11 @@ def guards(host: str) -> list[Middleware]:
 
 
 class Guard:
-    """Refuses large requests and, where `own`, those that another page sends."""
+    """Refuses large requests, many passwords and, where `own`, what another page sends."""
 
     def __init__(self, app: Any, *, own: bool) -> None:
         self._app, self._own = app, own
+        self._tried = deque[tuple[float, str]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the standard ASGI says."""
@@ -49,8 +53,20 @@ class Guard:
         foreign = origin is not None and urlsplit(origin).netloc != heads.get("host")
         if self._own and (foreign or heads.get("sec-fetch-site") == "cross-site"):
             return PlainTextResponse("another page may not ask this one", 403)
+        if scope["path"].rstrip("/").endswith("/login") and self._many(scope):
+            return PlainTextResponse("too many passwords; wait a minute", 429)
         length = heads.get("content-length", "0")
         upload = scope["path"].endswith("/upload")
         if not upload and (not length.isdecimal() or int(length) > _MOST):
             return PlainTextResponse(f"a request may have {_MOST >> 20} MB", 413)
         return None
+
+    def _many(self, scope: Scope) -> bool:
+        """Whether an address has tried enough for now; if not, this is one more."""
+        now, (address, *_) = time.monotonic(), scope.get("client") or ("",)
+        while self._tried and now - self._tried[0][0] > 60:
+            self._tried.popleft()
+        many = sum(address == each for _, each in self._tried) >= _TRIES
+        if not many:
+            self._tried.append((now, address))
+        return many

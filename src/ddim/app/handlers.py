@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future, wait
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
+from ddim.sampling import Tick
+
 P = ParamSpec("P")
 V = TypeVar("V")
+W = TypeVar("W")
+PAUSE = 0.2
+"""Seconds between what the browser is sent of work that goes on."""
 NETWORK: dict[str, Any] = {
     "concurrency_id": "network",
     "concurrency_limit": 1,
@@ -48,6 +55,34 @@ def told_each(function: Callable[P, Iterator[V]]) -> Callable[P, Iterator[V]]:
             raise sentence(error) from error
 
     return call
+
+
+def beside(work: Callable[[Tick], V], said: Callable[[int], W]) -> Generator[W, None, V]:
+    """What `work` returns, done in another thread; meanwhile, what is said of its network calls.
+
+    work: calls its argument at every network call, which ends it if the generator was closed.
+    """
+    done, made, closed = Future[V](), 0, threading.Event()
+
+    def tick(_: int) -> None:
+        nonlocal made
+        made += 1
+        if closed.is_set():
+            raise CancelledError
+
+    def run() -> None:
+        try:
+            done.set_result(work(tick))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while not wait([done], PAUSE).done:
+            yield said(made)
+    finally:
+        closed.set()
+    return done.result()
 
 
 def sentence(error: BaseException) -> gr.Error:

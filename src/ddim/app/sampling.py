@@ -11,13 +11,12 @@ import gradio as gr
 from PIL.Image import Image
 
 from ddim.app.asked import MOST_SEEDS, TUNED, Asked, Film, Frame, asked, small
-from ddim.app.handlers import NETWORK, QUICK, Refresh, one_of, shown, told, told_each
+from ddim.app.handlers import NETWORK, PAUSE, QUICK, Refresh, one_of, shown, told, told_each
 from ddim.app.home import Home
 from ddim.pictures import save_arrays, save_gif, save_grid
 from ddim.plans import SPACINGS
 from ddim.solvers import SOLVERS
 
-_PAUSE = 0.2  # seconds between pictures that the browser is sent
 NO_LABEL = "none"
 _CODES: tuple[tuple[Any, str, str], ...] = (
     ("shell", "The same by the command", "command"),
@@ -90,7 +89,7 @@ def sampling_tab(home: Home) -> Refresh:
                 yield (frame.picture, summary(frame, len(wanted.seeds)), *how, *ready)
                 return
             film.add(frame.picture)
-            if time.monotonic() - last > _PAUSE:
+            if time.monotonic() - last > PAUSE:
                 last = time.monotonic()
                 yield (frame.picture, f"call {frame.done} of {frame.of}", *how, *waiting)
 

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ddim.app.asked import TUNED, asked, number
-from ddim.app.handlers import NETWORK, Refresh, told_each
+from ddim.app.handlers import NETWORK, PAUSE, Refresh, told_each
 from ddim.app.home import Home
 from ddim.app.sampling import follow, labelled, solver_field
 from ddim.cells import fitting
@@ -31,7 +31,7 @@ from ddim.spec import build
 from ddim.teacher import FINEST, SOLVER, Teacher
 
 COUNTS = (5, 10, 20, 50, 1000)
-_MOST, _PAUSE = 16, 0.2
+_MOST = 16
 V = TypeVar("V")
 
 
@@ -142,7 +142,7 @@ def stepped(
         except StopIteration as end:
             images: Tensor = end.value.cpu()
             return images
-        if time.monotonic() - last > _PAUSE:
+        if time.monotonic() - last > PAUSE:
             last = time.monotonic()
             yield now
 

@@ -20,7 +20,7 @@ from ddim.model import Model
 from ddim.noise import Seeded
 from ddim.plans import Plan
 from ddim.process import Denoiser
-from ddim.sampling import sample
+from ddim.sampling import Tick, sample, ticking
 
 PLAIN = "ddim"
 
@@ -46,11 +46,12 @@ class Encoded:
 
 
 def encoded_ends(
-    home: Home, name: Any, how: tuple[Any, Any, Any], ends: tuple[Any, ...]
+    home: Home, name: Any, how: tuple[Any, Any, Any], ends: tuple[Any, ...], tick: Tick
 ) -> tuple[Encoded, Tensor]:
     """Two images and their latents, and what comes back (2, C, H, W).
 
-    how: steps, exact, label.   ends: a file, or None and a seed, for each.
+    how: steps, exact, label.   ends: a file, or None and a seed, for each.   tick: called after
+    every network call.
     """
     steps, exact, label = how
     if exact not in (PLAIN, *EXACT):
@@ -61,7 +62,7 @@ def encoded_ends(
     if wanted.steps < least:
         raise ValueError(f"steps is {wanted.steps}; {exact} needs at least {least}")
     stamp, model = home.stamp(name), home.model(name)
-    denoiser, plan = wanted.denoiser(model), wanted.made(home, model)[0]
+    denoiser, plan = ticking(wanted.denoiser(model), tick), wanted.made(home, model)[0]
     device = next(model.net.parameters()).device
     images = []
     with torch.no_grad():
@@ -101,9 +102,9 @@ def errors(x: Tensor, back: Tensor) -> str:
     return f"mean square error {square:.3e} of pixels in [0, 1], the worst {worst} of 255"
 
 
-def along(home: Home, encoded: Encoded, weight: float) -> Tensor:
+def along(home: Home, encoded: Encoded, weight: float, tick: Tick) -> Tensor:
     """The image (1, C, H, W) at a place of the path, from 0, the first, to 1."""
     _, denoiser, plan = encoded.bound(home)
     latent = encoded.latent
     with torch.no_grad():
-        return decoded(denoiser, between(latent[:1], latent[1:], weight), plan).cpu()
+        return decoded(ticking(denoiser, tick), between(latent[:1], latent[1:], weight), plan).cpu()
