@@ -257,6 +257,11 @@ def test_what_has_no_distance_says_why(home):
     assert ">drew noise</td>" in steps.drawn(done, fine)
 
 
+def test_the_last_cell_is_shown_too(home):
+    shown = [len(done) for done, _ in steps.compared(home, "plain", "unipc", {"seeds": "0"})]
+    assert shown[-1] == 3 * len(steps.COUNTS)  # the last has no recipe fitted
+
+
 def test_the_program_is_for_the_device_of_the_page(home):
     elsewhere = Home(home.root, "runs", home.made, "cuda")
     program = asked(home, "plain", {"steps": 2}).python(elsewhere)

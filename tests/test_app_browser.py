@@ -189,7 +189,10 @@ def test_what_is_edited_stops_and_the_next_begins(page):
     page.click("#edit-stop")
     SHOTS["told"](page, "#error", "stopped")
     page.fill("#edit-steps input", "5")
-    page.click("#encode")
+    for _ in range(60):
+        if page.locator("#error").inner_text() == "stopped":  # the page may not have heard of it
+            page.click("#encode")
+            page.wait_for_timeout(500)
     SHOTS["told"](page, "#error", "mean square error")
     assert page.locator(".toast-body").count() == 0
 

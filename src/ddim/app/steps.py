@@ -117,6 +117,7 @@ def compared(
             except ValueError as error:
                 word = "none fitted" if row == TUNED else "too few"
                 done[row, calls] = Cell(None, word, str(error))
+                yield done, fine
                 continue
             drawn = list[int]()
 
