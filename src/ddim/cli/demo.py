@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """Train on 1,797 handwritten digits, then sample the same seeds in 1000 steps and in fewer.
 
-    Under five minutes on two cores. Writes a model folder, samples.png, quality.png and
+    Five to eight minutes on two cores. Writes a model folder, samples.png, quality.png and
     results.json.
     """
     from ddim import demo as work
