@@ -27,7 +27,7 @@ from unittest.mock import patch
 import numpy as np
 
 import ddim
-from bulk_kills import save_tiny, workers as working
+from bulk_kills import save_tiny
 from ddim import speed
 from ddim.bulk import Job, Worker
 from ddim.cells import Setting
@@ -35,6 +35,7 @@ from ddim.identity import fingerprint
 from ddim.packing import FORMATS
 from ddim.places import Local
 from ddim.ways import Way, by
+from processes import workers as working
 from speed_rivals import table, told
 
 COUNTS = (2_000, 20_000)

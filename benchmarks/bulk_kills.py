@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,12 @@ import ddim
 from ddim.extras import present
 from ddim.packing import FORMATS
 from kills import TINY
+from processes import SOON, left, psutil, session, workers
 from speed_rivals import table, told
 
 VICTIMS = ("worker", "parent", "group")
-SOON, LONG = 10.0, 300.0
-"""Seconds after which nothing of a killed run may be left, and which none may take."""
-OWN = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "default_worker.py")
-"""In the command lines of Ray's agents and of a worker that has not joined yet: they touch nothing,
-and notice within a minute that the daemons they serve, or wait for, are gone."""
-psutil: Any = import_module("psutil")
+LONG = 300.0
+"""Seconds that no run may take."""
 
 
 @dataclass(frozen=True)
@@ -260,50 +256,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     """All files of a folder."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def session(leader: int) -> list[Any]:
-    """The processes of the session that one leads: all that it has started, as far as they live."""
-    found = []
-    for pid in psutil.pids():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getsid(pid) == leader and lives(process := psutil.Process(pid)):
-                found.append(process)
-    return found
-
-
-def workers(leader: int) -> list[Any]:
-    """Those of a session that make images: the pool's, or Ray's actors."""
-    return [process for process in session(leader) if _makes(process)]
-
-
-def _makes(process: Any) -> bool:
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        words = " ".join(process.cmdline())
-        return "spawn_main" in words or words.startswith("ray::_Actor")
-    return False
-
-
-def lives(process: Any) -> bool:
-    """Whether a process runs; a zombie does not."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def left(processes: Sequence[Any]) -> float | None:
-    """Seconds until none of them lives, but Ray's OWN, which it kills; None after SOON."""
-    begin = time.monotonic()
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            if any(name in " ".join(process.cmdline()) for name in OWN):
-                process.kill()
-    while alive := list(filter(lives, processes)):
-        if time.monotonic() - begin > SOON:
-            told(f"left behind: {alive}")
-            return None
-        time.sleep(0.02)
-    return time.monotonic() - begin
 
 
 def _cells(kills: Sequence[Kill]) -> list[str]:

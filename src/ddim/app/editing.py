@@ -82,10 +82,11 @@ def editing_tab(home: Home) -> Refresh:
         yield from map(grid, repainted(home, encoded, drawing, seeds))
 
     ends = [first, seed, second, other]
-    inputs, outputs = [weight, model, steps, exact, label, *ends], [kept, back, error, editor]
+    inputs = [weight, model, steps, exact, label, *ends]
+    outputs = [kept, back, error, editor, middle]
     hidden, minimal = ({"show_progress": word, **NETWORK} for word in ("hidden", "minimal"))
     running: list[dict[str, Any]] = [
-        go.click(there, inputs, [*outputs, middle], **minimal),
+        go.click(there, inputs, outputs, **minimal),
         weight.release(on_path, [kept, weight], middle, **hidden),
         paint.click(anew, [kept, editor, seeds], painted, **minimal),
     ]
